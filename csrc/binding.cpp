@@ -1,0 +1,195 @@
+// Registers the operators of the compiled backends with torch (their schemas are in grm_kernels/ops.py), on libtorch's
+// stable ABI, so that one build serves every torch from TORCH_TARGET_VERSION on. Build information through pybind11.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "cpu/kernels.h"
+#include "problem.h"
+
+namespace grm {
+
+#define GRM_KERNELS(name) namespace cpu { extern const Kernels kernels_##name; }
+GRM_CPU_INSTRUCTION_SETS
+#undef GRM_KERNELS
+
+namespace {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// ---- choice of the instruction set ----
+
+// The best first.
+std::vector<const cpu::Kernels*> runnable_kernels() {
+  std::vector<const cpu::Kernels*> runnable;
+#define GRM_KERNELS(name) \
+  if (cpu::kernels_##name.runs_here()) runnable.push_back(&cpu::kernels_##name);
+  GRM_CPU_INSTRUCTION_SETS
+#undef GRM_KERNELS
+  return runnable;
+}
+
+const cpu::Kernels* kernels = runnable_kernels().front();
+
+std::vector<std::string> instruction_sets() {
+  std::vector<std::string> names;
+  for (const cpu::Kernels* k : runnable_kernels()) names.push_back(k->name);
+  return names;
+}
+
+void set_instruction_set(const std::string& name) {
+  for (const cpu::Kernels* k : runnable_kernels())
+    if (name == k->name) {
+      kernels = k;
+      return;
+    }
+  throw std::invalid_argument("unknown instruction set " + name);
+}
+
+// ---- tensors to problems ----
+
+DType dtype_of(const Tensor& t) {
+  switch (t.scalar_type()) {
+    case ScalarType::Float: return DType::float32;
+    case ScalarType::BFloat16: return DType::bfloat16;
+    case ScalarType::Half: return DType::float16;
+    default: STD_TORCH_CHECK(false, "grm_kernels: expected float32, bfloat16 or float16");
+  }
+}
+
+Tokens tokens_of(const Tensor& t) { return {t.data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
+
+// The gradient that autograd hands over may be expanded: its channels need not be adjacent.
+Tensor with_adjacent_channels(const Tensor& t) {
+  return t.stride(3) == 1 ? t : torch::stable::contiguous(t);
+}
+
+// (B, H, N, D) that lies in memory as (B, N, H, D), like the fake function says.
+Tensor empty_like_output(const Tensor& q) {
+  return torch::stable::transpose(torch::stable::new_empty(q, {q.size(0), q.size(2), q.size(1), q.size(3)}), 1, 2);
+}
+
+ForwardProblem problem_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
+                          const std::optional<Tensor>& categories, const std::optional<Tensor>& soft_policy,
+                          double scale) {
+  STD_TORCH_CHECK(categories.has_value() != soft_policy.has_value() || soft_policy.has_value(),
+                  "grm_kernels: expected categories or soft_policy");
+  return {
+      q.size(0), q.size(1), q.size(2), q.size(3), dtype_of(q), static_cast<float>(scale),
+      tokens_of(q), tokens_of(k), tokens_of(v), tokens_of(out), static_cast<float*>(lse.data_ptr()),
+      soft_policy ? nullptr : static_cast<const uint8_t*>(categories->data_ptr()),
+      soft_policy ? static_cast<const float*>(soft_policy->data_ptr()) : nullptr,
+  };
+}
+
+std::optional<Tensor> contiguous(const std::optional<Tensor>& t) {
+  return t ? std::make_optional(torch::stable::contiguous(*t)) : std::nullopt;
+}
+
+// ---- the CPU backend ----
+
+struct Free {
+  void operator()(void* p) const { std::free(p); }
+};
+
+std::unique_ptr<void, Free> workspace(size_t bytes) {
+  void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+  if (!p) throw std::bad_alloc();
+  return std::unique_ptr<void, Free>(p);
+}
+
+std::tuple<Tensor, Tensor> cpu_forward(const Tensor& q, const Tensor& k, const Tensor& v,
+                                       std::optional<Tensor> categories, std::optional<Tensor> soft_policy,
+                                       double scale) {
+  categories = contiguous(categories);
+  soft_policy = contiguous(soft_policy);
+  const Tensor out = empty_like_output(q);
+  const Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)}, ScalarType::Float);
+  const ForwardProblem problem = problem_of(q, k, v, out, lse, categories, soft_policy, scale);
+  const cpu::Kernels& use = *kernels;
+
+  // A head is one piece of work; with fewer heads than threads its query blocks are dealt out too.
+  const int64_t heads = problem.batch * problem.heads;
+  const int64_t blocks = (problem.tokens + use.query_block - 1) / use.query_block;
+  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t parts = heads == 0 ? 1 : std::clamp((threads + heads - 1) / heads, int64_t{1}, blocks);
+  torch::stable::parallel_for(0, heads * parts, 1, [&](int64_t begin, int64_t end) {
+    const auto memory = workspace(use.forward_workspace(problem));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t head = i / parts, part = i % parts;
+      use.forward(problem, head / problem.heads, head % problem.heads, blocks * part / parts,
+                  blocks * (part + 1) / parts, memory.get());
+    }
+  });
+  return {out, lse};
+}
+
+// (B, H, N, 2) to columns T and S of (B, N, 3), summed over heads in their order.
+void reduce_policy_partials(const float* partials, const ForwardProblem& f, float* grad_policy) {
+  for (int64_t b = 0; b < f.batch; ++b)
+    for (int64_t h = 0; h < f.heads; ++h)
+      for (int64_t n = 0; n < f.tokens; ++n)
+        for (int64_t c = 0; c < 2; ++c)
+          grad_policy[(b * f.tokens + n) * 3 + c] += partials[((b * f.heads + h) * f.tokens + n) * 2 + c];
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> cpu_backward(const Tensor& grad_out, const Tensor& grad_lse, const Tensor& q,
+                                                        const Tensor& k, const Tensor& v, const Tensor& out,
+                                                        const Tensor& lse, std::optional<Tensor> categories,
+                                                        std::optional<Tensor> soft_policy, double scale,
+                                                        bool policy_grad) {
+  categories = contiguous(categories);
+  soft_policy = contiguous(soft_policy);
+  const Tensor grad_rows = with_adjacent_channels(grad_out);
+  const Tensor grad_lse_rows = torch::stable::contiguous(grad_lse);
+  const Tensor lse_rows = torch::stable::contiguous(lse);
+  const Tensor grad_q = empty_like_output(q), grad_k = empty_like_output(q), grad_v = empty_like_output(q);
+  const int64_t batch = q.size(0), heads = q.size(1), tokens = q.size(2);
+  const Tensor partials =
+      torch::stable::new_empty(q, {policy_grad ? batch : 0, heads, tokens, 2}, ScalarType::Float);
+  Tensor grad_policy = policy_grad ? torch::stable::new_zeros(q, {batch, tokens, 3}, ScalarType::Float)
+                                   : torch::stable::new_empty(q, {0}, ScalarType::Float);
+  const BackwardProblem problem = {
+      problem_of(q, k, v, out, lse_rows, categories, soft_policy, scale),
+      tokens_of(grad_rows), tokens_of(grad_q), tokens_of(grad_k), tokens_of(grad_v),
+      static_cast<const float*>(grad_lse_rows.data_ptr()),
+      policy_grad ? static_cast<float*>(partials.data_ptr()) : nullptr,
+  };
+  const cpu::Kernels& use = *kernels;
+  torch::stable::parallel_for(0, batch * heads, 1, [&](int64_t begin, int64_t end) {
+    const auto memory = workspace(use.backward_workspace(problem));
+    for (int64_t i = begin; i < end; ++i) use.backward(problem, i / heads, i % heads, memory.get());
+  });
+  if (policy_grad)
+    reduce_policy_partials(problem.policy_partials, problem.forward, static_cast<float*>(grad_policy.data_ptr()));
+  return {grad_q, grad_k, grad_v, grad_policy};
+}
+
+STABLE_TORCH_LIBRARY_IMPL(grm_kernels, CPU, m) {
+  m.impl("cpu_forward", TORCH_BOX(&cpu_forward));
+  m.impl("cpu_backward", TORCH_BOX(&cpu_backward));
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "The compiled backends of grm_kernels; importing it registers their operators.";
+  m.attr("compiler") = __VERSION__;
+  m.def("instruction_sets", instruction_sets);
+  m.def("instruction_set", [] { return kernels->name; });
+  m.def("set_instruction_set", set_instruction_set);
+}
+
+}  // namespace grm

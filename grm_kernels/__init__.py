@@ -1,0 +1,17 @@
+"""Fused attention among three categories of tokens, after GRM (CVPR 2023). See `category_attention`."""
+
+from .attention import category_attention
+from .categories import Category, category_order
+from .dispatch import explain
+from .reference import masked_attention, separate_attention
+from .version import __version__
+
+__all__ = [
+    "Category",
+    "__version__",
+    "category_attention",
+    "category_order",
+    "explain",
+    "masked_attention",
+    "separate_attention",
+]

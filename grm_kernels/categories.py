@@ -1,0 +1,52 @@
+"""The three token categories and the order in which every kernel visits them."""
+
+import enum
+
+import torch
+from torch import Tensor
+
+
+class Category(enum.IntEnum):
+    """What a token is, as stored in the (B, N) uint8 category vector.
+
+    Only pairs of a T and an S token are blocked, in both directions:
+
+    ========= =========================================== ==============
+    category  who                                         attends to
+    ========= =========================================== ==============
+    ``T = 0`` every template token                        T, A
+    ``S = 1`` search tokens kept away from the template   S, A
+    ``A = 2`` search tokens that may meet the template    T, S, A
+    ========= =========================================== ==============
+    """
+
+    T = 0
+    S = 1
+    A = 2
+
+
+# Position of each category in the order T | A | S, where the keys that any category attends to are one range.
+_RANK = (0, 2, 1)
+
+
+def category_order(categories: Tensor) -> tuple[Tensor, Tensor]:
+    """Stable order of the tokens by category: T | A | S.
+
+    In this order the keys of a T query are [0, nT + nA), those of an A query [0, N), those of an S query [nT, N).
+
+    Args:
+        categories: (B, N) uint8, on any device. A value above 2 counts as A.
+
+    Returns:
+        order: (B, N) int64; ``order[b, r]`` is the index of the token at rank r.
+        counts: (B, 3) int64; the number of T, A and S tokens, in that order.
+
+    """
+    rank = torch.tensor(_RANK, dtype=torch.int64, device=categories.device)[categories.clamp(max=Category.A).long()]
+    counts = torch.stack([(rank == r).sum(-1) for r in range(3)], dim=-1)
+    return rank.argsort(dim=-1, stable=True), counts
+
+
+def one_hot(categories: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The policy that stands for `categories`: (B, N) uint8 to (B, N, 3) of `dtype`, columns T, S, A."""
+    return torch.nn.functional.one_hot(categories.clamp(max=Category.A).long(), len(Category)).to(dtype)

@@ -1,0 +1,125 @@
+"""Eager PyTorch: the definition of category attention, and the two implementations of the paper.
+
+Nothing here is fast and everything here forms the N x N matrix. `attention` is the specification that the kernels are
+tested against; `masked_attention` and `separate_attention` are the baselines that they are measured against.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .categories import Category, category_order, one_hot
+
+#: exp(S_ij - lse_i) of a blocked pair has no upper bound; in the gradient of the policy it saturates here. The published
+#: implementation bounds it likewise by adding 1e-6 to the denominator of its softmax.
+SATURATION = 1e6
+
+
+def interaction_mask(policy: Tensor) -> Tensor:
+    """M = 1 - p s^T - s p^T with M_ii = 1 (the paper's Eq. 7), from a policy (B, N, 3) to (B, N, N) of its dtype."""
+    p, s = policy[..., Category.T], policy[..., Category.S]
+    blocked = p.unsqueeze(-1) * s.unsqueeze(-2) + s.unsqueeze(-1) * p.unsqueeze(-2)
+    return 1 - blocked.masked_fill(torch.eye(policy.shape[1], dtype=torch.bool, device=policy.device), 0)
+
+
+def attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    categories: Tensor | None,
+    policy: Tensor | None = None,
+    *,
+    soft: bool = False,
+    scale: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Category attention as defined: P_ij = M_ij exp(S_ij) / sum_l M_il exp(S_il), out = P v, S = scale q k^T.
+
+    Arguments as in `grm_kernels.category_attention`, unchecked. Differentiable twice. The products are computed in the
+    inputs' dtype, the softmax in float32 (float64 for float64 inputs).
+
+    Returns:
+        out: (B, H, N, D) in q's dtype.
+        lse: (B, H, N) float32 (float64 for float64 inputs), log sum_l M_il exp(S_il).
+
+    """
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if not soft:
+        hard = one_hot(categories, dtype)
+        # Straight through: the value is the categories', the gradient the policy's.
+        policy = hard if policy is None else hard + (policy - policy.detach()).to(dtype)
+    mask = interaction_mask(policy.to(dtype)).unsqueeze(1)  # (B, 1, N, N)
+    allowed = mask > 0
+
+    scores = (q @ k.transpose(-1, -2)).to(dtype) * scale
+    # The result does not depend on this normaliser (it cancels below), so it is a constant to autograd.
+    lse = torch.where(allowed, scores + mask.clamp_min(torch.finfo(dtype).tiny).log(), -math.inf).detach().logsumexp(-1)
+    exponent = scores - lse.unsqueeze(-1)
+    exponent = torch.where(allowed, exponent, exponent.clamp(max=math.log(SATURATION)))
+    weights = mask * exponent.exp()
+    total = weights.sum(-1, keepdim=True)
+    out = (weights / total).to(v.dtype) @ v
+    # The memory order of the kernels' output, so that merging the heads is a view.
+    return out.transpose(1, 2).contiguous().transpose(1, 2), lse + total.squeeze(-1).log()
+
+
+def masked_attention(
+    q: Tensor, k: Tensor, v: Tensor, policy: Tensor, *, scale: float | None = None, epsilon: float = 0.0
+) -> Tensor:
+    """The paper's masked form: one dense attention whose softmax is weighted by the N x N mask of the policy.
+
+    As published: the row maximum is taken over all keys, blocked ones included; e = exp(S - max) in float32 times M; the
+    weights are (e + epsilon / N) / (sum e + epsilon). The published code has epsilon = 1e-6, the paper none.
+
+    Args:
+        q, k, v: (B, H, N, D), any float dtype.
+        policy: (B, N, 3), one-hot or soft, columns T, S, A. Its gradient flows through the mask.
+        scale: factor of the scores, D^-1/2 by default.
+        epsilon: see above.
+
+    Returns:
+        (B, H, N, D) in q's dtype.
+
+    """
+    scale = q.shape[-1] ** -0.5 if scale is None else scale
+    mask = interaction_mask(policy).unsqueeze(1)
+    scores = (q @ k.transpose(-1, -2)) * scale
+    shifted = (scores - scores.amax(-1, keepdim=True)).to(torch.promote_types(q.dtype, torch.float32))
+    weights = shifted.exp() * mask
+    weights = (weights + epsilon / q.shape[2]) / (weights.sum(-1, keepdim=True) + epsilon)
+    return weights.to(v.dtype) @ v
+
+
+def separate_attention(q: Tensor, k: Tensor, v: Tensor, categories: Tensor, *, scale: float | None = None) -> Tensor:
+    """The paper's separate form: for every image three dense attentions over gathered tokens, one for each category.
+
+    The number of tokens in a category differs between images and has to be known on the host, so images are served one
+    after the other and a GPU is synchronised. Gives no gradient of the policy.
+
+    Args:
+        q, k, v: (B, H, N, D), any float dtype.
+        categories: (B, N) uint8.
+        scale: factor of the scores, D^-1/2 by default.
+
+    Returns:
+        (B, H, N, D) in q's dtype.
+
+    """
+    orders, counts = category_order(categories)
+    outputs = []
+    for b, (n_t, n_a, n_s) in enumerate(counts.tolist()):
+        order = orders[b]
+        n = n_t + n_a + n_s
+        keys, values = k[b][:, order], v[b][:, order]
+        parts = []
+        for queries, visible in (
+            (slice(0, n_t), slice(0, n_t + n_a)),
+            (slice(n_t, n_t + n_a), slice(0, n)),
+            (slice(n_t + n_a, n), slice(n_t, n)),
+        ):
+            rows = q[b][:, order[queries]]
+            parts.append(F.scaled_dot_product_attention(rows, keys[:, visible], values[:, visible], scale=scale))
+        outputs.append(torch.cat(parts, dim=1)[:, order.argsort()])
+    return torch.stack(outputs)

@@ -1,0 +1,51 @@
+"""What every test shares: the backends that can run here, and uninitialised memory that is not forgiving."""
+
+import os
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+if not torch.cuda.is_available():
+    # Has to be set before the Triton kernels are imported.
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+from grm_kernels import cpu
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend as the tests run it."""
+
+    name: str
+    device: str
+    dtypes: tuple[torch.dtype, ...]
+    instruction_set: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name}-{self.instruction_set}" if self.instruction_set else self.name
+
+
+HALF_AND_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
+BACKENDS = [Backend("cpu", "cpu", HALF_AND_FLOAT, name) for name in cpu.instruction_sets()]
+
+
+@pytest.fixture(params=BACKENDS, ids=str)
+def backend(request):
+    """Every backend that can run on this machine, the CPU once for every instruction set that it has."""
+    if request.param.instruction_set is None:
+        yield request.param
+        return
+    before = cpu.instruction_set()
+    cpu.set_instruction_set(request.param.instruction_set)
+    yield request.param
+    cpu.set_instruction_set(before)
+
+
+@pytest.fixture(autouse=True)
+def poison():
+    """Fills all uninitialised memory that torch hands out with NaN: what a kernel forgets to write is seen."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(False)

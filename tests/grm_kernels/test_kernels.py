@@ -1,0 +1,153 @@
+"""Every compiled backend against the float64 reference: values, lse and all gradients."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from grm_kernels import category_attention
+from tests.grm_kernels.problems import MIXED, SHARES, assert_agrees, make_problem, solve
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+@pytest.fixture(params=DTYPES, ids=str)
+def dtype(request, backend):
+    if request.param not in backend.dtypes:
+        pytest.skip(f"{backend} does not run {request.param} here")
+    return request.param
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 33, 130])
+def test_token_counts(backend, dtype, n):
+    assert_agrees(make_problem(2, 2, n, 32, dtype, device=backend.device), backend.name)
+
+
+@pytest.mark.parametrize("shares", SHARES, ids=str)
+@pytest.mark.parametrize("policy", [True, False], ids=["policy", "no-policy"])
+def test_category_shares(backend, dtype, shares, policy):
+    problem = make_problem(2, 1, 77, 16, dtype, shares=shares, policy=policy, device=backend.device)
+    assert_agrees(problem, backend.name)
+
+
+@pytest.mark.parametrize("tokens", [(64, 256), (64, 400)], ids=str)
+def test_tracker_sizes(backend, dtype, tokens):
+    """Template tokens first, then search tokens of categories S and A."""
+    template, search = tokens
+    problem = make_problem(1, 2, template + search, 64, dtype, packed=True, device=backend.device)
+    problem.categories[:, :template] = 0
+    problem.categories[:, template:].clamp_(min=1)
+    problem.policy.copy_(torch.nn.functional.one_hot(problem.categories.long(), 3))
+    assert_agrees(problem, backend.name)
+
+
+@pytest.mark.parametrize("share", [(0.5, 0.5, 0), MIXED], ids=str)
+def test_saturation_of_blocked_pairs(backend, dtype, share):
+    """Scores so large that exp(S_ij - lse_i) of some blocked pairs is far above the bound, even infinite."""
+    problem = make_problem(1, 2, 40, 16, dtype, shares=share, scale=12.0, device=backend.device)
+    exact = solve(problem.to(torch.float64), "reference")["grad_policy"]
+    assert exact.abs().max() > 1e5, "the problem does not reach the saturation"
+    assert_agrees(problem, backend.name)
+
+
+@pytest.mark.parametrize("n", [1, 50, 161])
+def test_soft_policy(backend, dtype, n):
+    assert_agrees(make_problem(2, 2, n, 48, dtype, soft=True, device=backend.device), backend.name)
+
+
+def test_soft_policy_at_the_one_hot_equals_categories(backend):
+    """The gradient of the hard form, policy included, is that of the soft form at the one-hot."""
+    problem = make_problem(2, 3, 61, 32, device=backend.device)
+    hard = solve(problem, backend.name)
+    soft = solve(replace(problem, categories=None, soft=True), backend.name)
+    for name, expected in hard.items():
+        rounding = 64 * torch.finfo(torch.float32).eps * expected.abs().max()
+        torch.testing.assert_close(soft[name], expected, rtol=0, atol=rounding.item(), msg=name)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, -0.3])
+def test_scale(backend, scale):
+    assert_agrees(make_problem(1, 2, 40, 16, scale=scale, device=backend.device), backend.name)
+
+
+@given(
+    b=st.integers(1, 3),
+    h=st.integers(1, 3),
+    n=st.integers(1, 150),
+    d=st.integers(1, 16),
+    shares=st.sampled_from(SHARES),
+    policy=st.booleans(),
+    soft=st.booleans(),
+    packed=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], derandomize=True)
+def test_any_shape(backend, b, h, n, d, shares, policy, soft, packed, dtype, seed):
+    if backend.name != "cpu":
+        pytest.skip("the interpreter is too slow for many shapes")
+    problem = make_problem(b, h, n, 8 * d, dtype, shares=shares, policy=policy, soft=soft, packed=packed, seed=seed)
+    assert_agrees(problem, backend.name)
+
+
+def test_strided_input_is_read_in_place(backend):
+    """Views of a packed projection, and q, k, v with unused rows and channels between, give the same bits."""
+    dense = make_problem(2, 3, 50, 32, device=backend.device)
+    wide = torch.full((2, 3, 100, 48), float("nan"), device=backend.device)
+
+    def spread(x):
+        view = wide.clone()[:, :, ::2, 8:40]
+        view.copy_(x)
+        assert not view.is_contiguous()
+        return view
+
+    packed = torch.stack([dense.q, dense.k, dense.v], dim=2).permute(0, 3, 2, 1, 4).contiguous()  # (B, N, 3, H, D)
+    packed = packed.permute(2, 0, 3, 1, 4).unbind(0)
+    expected = solve(dense, backend.name)
+    for q, k, v in (packed, [spread(x) for x in (dense.q, dense.k, dense.v)]):
+        for name, result in solve(replace(dense, q=q, k=k, v=v), backend.name).items():
+            assert torch.equal(result, expected[name]), name
+
+
+def test_gradient_of_expanded_output_gradient(backend):
+    """out.sum().backward() hands over a gradient of stride 0."""
+    problem = make_problem(1, 2, 20, 16, device=backend.device)
+    q = problem.q.clone().requires_grad_()
+    category_attention(q, problem.k, problem.v, problem.categories, backend=backend.name).sum().backward()
+    p = problem.q.clone().requires_grad_()
+    category_attention(p, problem.k, problem.v, problem.categories, backend="reference").sum().backward()
+    torch.testing.assert_close(q.grad, p.grad)
+
+
+def test_output_merges_heads_without_a_copy(backend):
+    problem = make_problem(2, 3, 20, 16, device=backend.device)
+    out = category_attention(problem.q, problem.k, problem.v, problem.categories, backend=backend.name)
+    assert out.transpose(1, 2).is_contiguous()
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 5, 16), (2, 0, 5, 16)], ids=str)
+def test_empty_batch_or_heads(backend, shape):
+    tokens = [torch.zeros(shape, device=backend.device, requires_grad=True) for _ in range(3)]
+    categories = torch.zeros(shape[0], 5, dtype=torch.uint8, device=backend.device)
+    policy = torch.tensor([1.0, 0, 0], device=backend.device).repeat(shape[0], 5, 1).requires_grad_()
+    out = category_attention(*tokens, categories, policy, backend=backend.name)
+    out.sum().backward()
+    assert out.shape == tokens[0].grad.shape == shape
+    assert torch.equal(policy.grad, torch.zeros_like(policy))
+
+
+def test_two_runs_give_the_same_bits(backend, dtype):
+    problem = make_problem(2, 3, 100, 32, dtype, device=backend.device)
+    first, second = solve(problem, backend.name), solve(problem, backend.name)
+    for name in first:
+        assert torch.equal(first[name], second[name]), name
+
+
+def test_nan_in_scores_is_not_hidden(backend):
+    problem = make_problem(1, 1, 40, 16, shares=(0, 0, 1), device=backend.device)
+    problem.q[0, 0, 3, 5] = float("nan")
+    out = category_attention(problem.q, problem.k, problem.v, problem.categories, backend=backend.name)
+    assert out[0, 0, 3].isnan().all()
+    assert out[0, 0, 4:].isfinite().all()
