@@ -84,8 +84,7 @@ Tensor empty_like_output(const Tensor& q) {
 ForwardProblem problem_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
                           const std::optional<Tensor>& categories, const std::optional<Tensor>& soft_policy,
                           double scale) {
-  STD_TORCH_CHECK(categories.has_value() != soft_policy.has_value() || soft_policy.has_value(),
-                  "grm_kernels: expected categories or soft_policy");
+  STD_TORCH_CHECK(categories || soft_policy, "grm_kernels: expected categories or soft_policy");
   return {
       q.size(0), q.size(1), q.size(2), q.size(3), dtype_of(q), static_cast<float>(scale),
       tokens_of(q), tokens_of(k), tokens_of(v), tokens_of(out), static_cast<float*>(lse.data_ptr()),
@@ -187,6 +186,7 @@ STABLE_TORCH_LIBRARY_IMPL(grm_kernels, CPU, m) {
 PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled backends of grm_kernels; importing it registers their operators.";
   m.attr("compiler") = __VERSION__;
+  m.attr("built_with_torch") = GRM_BUILT_WITH_TORCH;
   m.def("instruction_sets", instruction_sets);
   m.def("instruction_set", [] { return kernels->name; });
   m.def("set_instruction_set", set_instruction_set);

@@ -43,8 +43,8 @@ def category_attention(
         q, k, v: (B, H, N, D), all of one shape, dtype and device; float32, float16 or bfloat16 (and float64 with the
             reference backend). Any strides whose last is 1: the views of a packed (B, N, 3, H, D) projection are read
             where they lie. Under autocast they are cast to its dtype.
-        categories: (B, N) uint8 on the same device, values of `Category` in any order and number. May be None with
-            `soft`.
+        categories: (B, N) uint8 on the same device, values of `Category` in any order and number. Not read with
+            `soft`; may be None then.
         policy: optional (B, N, 3) of any float dtype, columns T, S, A: the (straight-through) one-hot whose gradient is
             wanted; its arg-max is `categories`. Its value is not read unless `soft`. The gradient is accumulated in
             float32 and returned in the policy's dtype; float16 overflows at the saturation.
@@ -111,7 +111,7 @@ def _check_categories(categories: Tensor | None, policy: Tensor | None, soft: bo
             raise TypeError(f"policy: expected a floating-point dtype, got {policy.dtype}")
     elif soft:
         raise TypeError("policy: expected a tensor with soft=True, got None")
-    if categories is not None and categories.numel() and _values_are_checked(categories):
+    if categories is not None and not soft and categories.numel() and _values_are_checked(categories):
         _check_values(categories, policy)
 
 

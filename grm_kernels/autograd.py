@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from . import ops
 
@@ -22,9 +21,14 @@ class CategoryAttention(torch.autograd.Function):
         return out, lse
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_out: Tensor, grad_lse: Tensor):
-        """Gradients of q, k, v and of the policy; the backend="reference" form is differentiable twice, this is not."""
+        """Gradients of q, k, v and of the policy, which cannot be differentiated again."""
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            # `once_differentiable` would let a second derivative pass that reaches q, k, v alone, without their part.
+            raise RuntimeError(
+                f"category_attention: the gradient of backend {ctx.backend!r} was asked for with create_graph=True, "
+                'but it is not differentiable; that of backend="reference" is'
+            )
         q, k, v, categories, soft_policy, out, lse = ctx.saved_tensors
         policy_grad = ctx.needs_input_grad[4]
         grad_q, grad_k, grad_v, grad_policy = ops.backward(ctx.backend)(

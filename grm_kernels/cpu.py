@@ -1,6 +1,7 @@
 """The compiled CPU kernels (csrc/cpu): loading, the instruction set in use, and what they support."""
 
 import os
+import warnings
 
 import torch
 from torch import Tensor
@@ -11,8 +12,8 @@ except ImportError as error:
     _C = None
     #: Why the compiled kernels are missing; None when they are there.
     unavailable: str | None = (
-        "the compiled kernels are missing (installed without a C++ compiler; see `python -m grm_kernels`)"
-        if isinstance(error, ModuleNotFoundError)
+        "the compiled kernels are not installed (there was no C++ compiler, or GRM_KERNELS_BUILD=0)"
+        if error.name == f"{__package__}._C" or "cannot import name '_C'" in str(error)
         else f"the compiled kernels do not load: {error}"
     )
 else:
@@ -32,6 +33,11 @@ def instruction_sets() -> list[str]:
 def instruction_set() -> str | None:
     """The instruction set in use; None without the compiled kernels."""
     return _C.instruction_set() if _C else None
+
+
+def build() -> str | None:
+    """Compiler and torch that the kernels were built with; None without the compiled kernels."""
+    return f"compiler {_C.compiler}, torch {_C.built_with_torch}" if _C else None
 
 
 def set_instruction_set(name: str) -> None:
@@ -61,6 +67,8 @@ def not_supported_reasons(q: Tensor, *, needs_grad: bool) -> list[str]:
     return reasons
 
 
+if unavailable:
+    warnings.warn(f"grm_kernels: {unavailable}; tensors on the CPU are served by the slow reference", stacklevel=2)
 if _C and os.environ.get(ENVIRONMENT_VARIABLE):
     try:
         set_instruction_set(os.environ[ENVIRONMENT_VARIABLE])

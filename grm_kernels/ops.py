@@ -1,8 +1,8 @@
 """The operators that torch knows: schemas, shape functions and the autocast rule.
 
 Every compiled backend implements the same two operators, named ``grm_kernels::<backend>_forward`` and
-``grm_kernels::<backend>_backward``. Whatever implements them (csrc/binding.cpp, grm_kernels/triton) is registered for the
-device types that it serves; autograd stands outside (autograd.py).
+``grm_kernels::<backend>_backward``. Whatever implements them (csrc/binding.cpp, grm_kernels/triton) is registered for
+the device types that it serves; autograd stands outside (autograd.py).
 """
 
 import torch

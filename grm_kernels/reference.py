@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .categories import Category, category_order, one_hot
 
-#: exp(S_ij - lse_i) of a blocked pair has no upper bound; in the gradient of the policy it saturates here. The published
-#: implementation bounds it likewise by adding 1e-6 to the denominator of its softmax.
+#: exp(S_ij - lse_i) of a blocked pair has no upper bound; in the gradient of the policy it saturates here. The
+#: published implementation bounds it likewise by adding 1e-6 to the denominator of its softmax.
 SATURATION = 1e6
 
 
@@ -70,8 +70,8 @@ def masked_attention(
 ) -> Tensor:
     """The paper's masked form: one dense attention whose softmax is weighted by the N x N mask of the policy.
 
-    As published: the row maximum is taken over all keys, blocked ones included; e = exp(S - max) in float32 times M; the
-    weights are (e + epsilon / N) / (sum e + epsilon). The published code has epsilon = 1e-6, the paper none.
+    As published: the row maximum is taken over all keys, blocked ones included; e = exp(S - max) in float32 times M;
+    the weights are (e + epsilon / N) / (sum e + epsilon). The published code has epsilon = 1e-6, the paper none.
 
     Args:
         q, k, v: (B, H, N, D), any float dtype.

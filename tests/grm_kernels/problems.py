@@ -120,8 +120,8 @@ def assert_agrees(problem: Problem, backend: str) -> None:
     """The backend errs at most twice as much as eager PyTorch in the same dtype, plus what the kernels' numbers cost.
 
     Both errors are the largest over all entries, against the reference in float64. Added are one rounding of the result
-    and, carried through the equations to the result, one rounding of each number that the kernels' algorithm rounds where
-    eager PyTorch does not: see `_cost_of_recomputation`.
+    and, carried through the equations to the result, one rounding of each number that the kernels' algorithm rounds
+    where eager PyTorch does not: see `_cost_of_recomputation`.
     """
     exact = solve(problem.to(torch.float64), "reference")
     eager = solve(problem, "reference")
@@ -141,8 +141,8 @@ def _cost_of_recomputation(problem: Problem, exact: dict[str, Tensor], dtype: to
     """Bounds on what recomputing the probabilities from lse costs, by the equations with absolute values in them.
 
     - exp(S - lse) is taken of a float32 S and lse: a relative error of eps (1 + max |S|).
-    - dP - delta is the difference of two dot products: each is rounded to float32 before they cancel, and delta is taken
-      from an `out` that is rounded to the tested dtype.
+    - dP - delta is the difference of two dot products: each is rounded to float32 before they cancel, and delta is
+      taken from an `out` that is rounded to the tested dtype.
     """
     eps = torch.finfo(torch.float32).eps
     scale = problem.q.shape[-1] ** -0.5 if problem.scale is None else problem.scale

@@ -1,0 +1,177 @@
+"""Compares the operator with its baselines on this machine: ``python -m benchmarks.compare``.
+
+All implementations of a cell are called in turn, round after round, so that whatever else the machine does falls on all
+of them; the shortest call of each counts. A time is only recorded for a result that agrees with the float64 reference.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+
+import torch
+
+from benchmarks import machine
+from benchmarks.workload import (
+    BACKWARD,
+    IMPLEMENTATIONS,
+    PASSES,
+    POLICY,
+    Implementation,
+    Inputs,
+    Workload,
+    make_inputs,
+    step,
+)
+from grm_kernels import category_attention
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One implementation on one workload."""
+
+    implementation: str
+    workload: Workload
+    seconds: float
+    rounds: int
+
+
+class WrongResultError(Exception):
+    """An implementation disagrees with the reference, so its time means nothing."""
+
+
+def quick_workloads() -> list[Workload]:
+    """The demo: forward by share of S, and every pass at one half."""
+    cells = [Workload(batch, dtype=dtype) for dtype in (torch.float32, torch.bfloat16) for batch in (1, 8)]
+    cells += [Workload(8, share_s=share, dtype=d) for d in (torch.float32, torch.bfloat16) for share in (0.0, 1.0)]
+    cells += [Workload(8, dtype=d, run=r) for d in (torch.float32, torch.bfloat16) for r in (BACKWARD, POLICY)]
+    return cells
+
+
+def full_workloads() -> list[Workload]:
+    """Every pass, share, dtype, N and batch size."""
+    return [
+        Workload(batch, tokens, share, dtype, run)
+        for dtype in (torch.float32, torch.bfloat16)
+        for run in PASSES
+        for tokens in (320, 464)
+        for batch in (1, 8, 32, 128)
+        for share in (0.0, 0.5, 1.0)
+    ]
+
+
+def reference_results(inputs: Inputs, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+    """The reference on the first images of the batch."""
+    reference = Implementation(
+        "reference",
+        lambda x: category_attention(
+            *x.leaves, x.categories, x.policy if x.policy.requires_grad else None, backend="reference"
+        ),
+    )
+    return step(reference, inputs.first_images(1, dtype))
+
+
+def check(implementation: Implementation, inputs: Inputs) -> None:
+    """Runs the implementation and compares every result with the reference; see `compare_results`."""
+    compare_results(implementation.name, step(implementation, inputs), inputs)
+
+
+def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs) -> None:
+    """Compares output and gradients of the first image with the reference in float64.
+
+    The error may be four times that of the eager reference in the same dtype, plus four roundings of the largest value.
+    The gradient of the policy is only defined up to a constant per token, so its columns are compared to the last.
+
+    Raises:
+        WrongResultError: it is larger.
+    """
+    exact = reference_results(inputs, torch.float64)
+    eager = reference_results(inputs, inputs.q.dtype)
+    for index, (result, expected, low) in enumerate(zip(results, exact, eager, strict=False)):
+        result = result[:1]
+        if index == 4:
+            result, expected, low = (t - t[..., 2:] for t in (result, expected, low))
+        error, eager_error = ((t.double() - expected).abs().max().item() for t in (result, low))
+        bound = 4 * eager_error + 4 * torch.finfo(inputs.q.dtype).eps * expected.abs().max().item()
+        if not error <= bound:
+            raise WrongResultError(f"{name}: result {index} is {error:.2e} off, bound {bound:.2e}")
+
+
+def measure(workload: Workload, implementations: Iterable[Implementation], budget_s: float) -> list[Measurement]:
+    """Times the implementations that have the workload's pass, interleaved, for `budget_s` seconds, 3 rounds at least.
+
+    Raises:
+        WrongResultError: one of them is wrong.
+    """
+    inputs = make_inputs(workload)
+    chosen = [i for i in implementations if workload.run in i.runs]
+    for implementation in chosen:
+        if implementation.exact:
+            check(implementation, inputs)
+        step(implementation, inputs)  # warm up, compile
+    best = dict.fromkeys(chosen, float("inf"))
+    rounds, begin = 0, time.perf_counter()
+    while rounds < 3 or time.perf_counter() - begin < budget_s:
+        rounds += 1
+        for implementation in chosen:
+            start = time.perf_counter()
+            step(implementation, inputs)
+            best[implementation] = min(best[implementation], time.perf_counter() - start)
+    return [Measurement(i.name, workload, seconds, rounds) for i, seconds in best.items()]
+
+
+def run(workloads: list[Workload], budget_s: float, *, with_flex: bool = True) -> dict:
+    """Measures all workloads and returns the record: machine, rates, measurements."""
+    from rich.progress import track
+
+    implementations = [i for i in IMPLEMENTATIONS if with_flex or not i.name.startswith("Flex")]
+    dtypes = sorted({w.dtype for w in workloads}, key=str)
+    record = {
+        "date": date.today().isoformat(),
+        "machine": machine.describe(),
+        "matrix_rate": {str(dtype): machine.matrix_rate(dtype) for dtype in dtypes},
+        "memory_rate": machine.memory_rate(),
+        "measurements": [],
+    }
+    for workload in track(workloads, description="measuring"):
+        for m in measure(workload, implementations, budget_s):
+            fields = {**asdict(m.workload), "dtype": str(m.workload.dtype)}
+            rate = m.workload.dense_operations / m.seconds
+            record["measurements"].append(
+                {
+                    "implementation": m.implementation,
+                    **fields,
+                    "seconds": m.seconds,
+                    "rounds": m.rounds,
+                    "share_of_matrix_rate": rate / record["matrix_rate"][fields["dtype"]],
+                }
+            )
+    return record
+
+
+def main() -> None:
+    """Measures, prints the table, writes the record and the plot."""
+    from benchmarks import report
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="every pass, share, N, dtype and batch size (half an hour)")
+    parser.add_argument("--no-flex", action="store_true", help="leave out FlexAttention, which has to be compiled")
+    parser.add_argument("--budget", type=float, default=2.0, help="seconds for a cell of the table (default 2)")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the record and the plot")
+    options = parser.parse_args()
+
+    record = run(full_workloads() if options.full else quick_workloads(), options.budget, with_flex=not options.no_flex)
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "attention_cpu.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    report.print_table(record)
+    plot = options.output / "attention_cpu.png"
+    report.draw(record, plot)
+    print(f"record: {path}\nplot:   {plot}")
+
+
+if __name__ == "__main__":
+    main()

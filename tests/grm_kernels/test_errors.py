@@ -1,0 +1,161 @@
+"""Bad input: every message names the argument, what came and what was expected."""
+
+import re
+from dataclasses import replace
+
+import pytest
+import torch
+
+from grm_kernels import category_attention, cpu, explain
+from tests.grm_kernels.problems import make_problem
+
+GOOD = make_problem(2, 2, 6, 16)
+
+
+def call(problem=GOOD, **others):
+    return category_attention(
+        problem.q, problem.k, problem.v, problem.categories, problem.policy, **{"soft": problem.soft, **others}
+    )
+
+
+def with_category(value):
+    categories = GOOD.categories.clone()
+    categories[1, 2] = value
+    return replace(GOOD, categories=categories, policy=None)
+
+
+def with_disagreement():
+    policy = GOOD.policy.clone()
+    policy[1, 4] = policy[1, 4].roll(1)
+    return replace(GOOD, policy=policy)
+
+
+# What is wrong, the error, what its message says.
+BAD_INPUT = {
+    "q not a tensor": (replace(GOOD, q=[1.0]), TypeError, "q: expected a tensor, got list"),
+    "k of None": (replace(GOOD, k=None), TypeError, "k: expected a tensor, got NoneType"),
+    "q of three dimensions": (replace(GOOD, q=GOOD.q[0]), ValueError, r"q: expected 4 dimensions \(B, H, N, D\), got"),
+    "integers": (replace(GOOD, q=GOOD.q.int()), TypeError, "q: expected a floating-point dtype, got torch.int32"),
+    "k of another length": (
+        replace(GOOD, k=GOOD.k[:, :, :5]),
+        ValueError,
+        r"k: expected the shape of q .* got \(2, 2, 5",
+    ),
+    "v of another dtype": (replace(GOOD, v=GOOD.v.half()), TypeError, "v: expected the dtype of q torch.float32, got"),
+    "v on another device": (
+        replace(GOOD, v=GOOD.v.to("meta")),
+        ValueError,
+        "v: expected the device of q cpu, got meta",
+    ),
+    "transposed channels": (
+        replace(GOOD, k=GOOD.k.transpose(2, 3).contiguous().transpose(2, 3)),
+        ValueError,
+        r"k: expected the last stride to be 1, got strides \(192, 96, 1, 6\)",
+    ),
+    "no tokens": (
+        replace(GOOD, q=GOOD.q[:, :, :0], k=GOOD.k[:, :, :0], v=GOOD.v[:, :, :0]),
+        ValueError,
+        "q: expected N and D of at least 1",
+    ),
+    "no categories": (replace(GOOD, categories=None), TypeError, "categories: expected a tensor, got None"),
+    "categories of int64": (
+        replace(GOOD, categories=GOOD.categories.long()),
+        TypeError,
+        "categories: expected dtype torch.uint8, got torch.int64",
+    ),
+    "categories too short": (
+        replace(GOOD, categories=GOOD.categories[:, :5]),
+        ValueError,
+        r"categories: expected shape \(2, 6\) for q of shape \(2, 2, 6, 16\), got \(2, 5\)",
+    ),
+    "categories elsewhere": (
+        replace(GOOD, categories=GOOD.categories.to("meta")),
+        ValueError,
+        "categories: expected the device of q cpu, got meta",
+    ),
+    "a category of 3": (
+        with_category(3),
+        ValueError,
+        r"categories: expected values 0 \(T\), 1 \(S\) and 2 \(A\), got 3",
+    ),
+    "policy of two columns": (
+        replace(GOOD, policy=GOOD.policy[..., :2]),
+        ValueError,
+        r"policy: expected shape \(2, 6, 3\)",
+    ),
+    "policy of integers": (
+        replace(GOOD, policy=GOOD.policy.long()),
+        TypeError,
+        "policy: expected a floating-point dtype, got torch.int64",
+    ),
+    "policy that disagrees": (
+        with_disagreement(),
+        ValueError,
+        r"policy: expected its arg-max to be the category of every token, but at \[1, 4\] it is \[",
+    ),
+    "soft without policy": (
+        replace(GOOD, policy=None, soft=True),
+        TypeError,
+        "policy: expected a tensor with soft=True",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUT.values(), ids=BAD_INPUT)
+def test_bad_input(case):
+    problem, error, message = case
+    with pytest.raises(error, match=message):
+        call(problem)
+
+
+def test_good_input_passes():
+    call()
+
+
+def test_unknown_backend():
+    with pytest.raises(ValueError, match=r"backend: expected None or one of .*'cpu'.*, got 'gpu'"):
+        call(backend="gpu")
+
+
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        (make_problem(1, 1, 4, 12), "needs D to be a multiple of 8 from 8 to 128, got 12"),
+        (make_problem(1, 1, 4, 136), "needs D to be a multiple of 8 from 8 to 128, got 136"),
+        (GOOD.to(torch.float64), "needs float32, bfloat16 or float16, got torch.float64"),
+    ],
+    ids=["D=12", "D=136", "float64"],
+)
+def test_backend_that_cannot_serve(problem, reason):
+    with pytest.raises(ValueError, match=f"backend: 'cpu' cannot serve .*{re.escape(reason)}"):
+        call(problem, backend="cpu")
+    assert reason in explain(problem.q)["cpu"]
+    # The automatic choice falls through to the next that can.
+    torch.testing.assert_close(call(problem), call(problem, backend="reference"))
+
+
+def test_all_reasons_are_listed():
+    reasons = explain(torch.empty(1, 1, 1, 7, dtype=torch.float64, device="meta"))["cpu"]
+    assert len(reasons) == 3
+
+
+def test_a_cuda_backend_needs_a_gpu():
+    with pytest.raises(ValueError, match=r"backend: 'cuda' cannot serve"):
+        call(backend="cuda")
+
+
+def test_unknown_instruction_set():
+    with pytest.raises(ValueError, match=r"instruction set: expected one of .*, got 'mmx'"):
+        cpu.set_instruction_set("mmx")
+
+
+def test_bad_category_is_memory_safe_and_counts_as_a(backend):
+    """Where values are not checked (inside a compiled graph, on a GPU) a bad one is served as A."""
+    from grm_kernels import ops
+
+    bad, good = with_category(200), with_category(2)
+    outputs = [
+        ops.forward(backend.name)(*(x.to(backend.device) for x in (p.q, p.k, p.v, p.categories)), None, 0.25)[0]
+        for p in (bad, good)
+    ]
+    assert torch.equal(*outputs)

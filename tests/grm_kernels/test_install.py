@@ -1,0 +1,82 @@
+"""Building and installing: a wheel that runs from an empty folder, and an installation without a compiler."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "csrc", "grm_kernels", "grm")
+
+
+def run(*command: str, cwd: Path, **environment: str) -> str:
+    """Standard output and error of `python -m command` in a folder, with PYTHONPATH unset unless given."""
+    inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    result = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        env={**inherited, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, result.stdout
+    return result.stdout
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A copy of what the package is built from, without anything built."""
+    target = tmp_path / "checkout"
+    target.mkdir()
+    for name in filter(lambda name: (ROOT / name).exists(), FILES):
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
+        else:
+            shutil.copy(ROOT / name, target)
+    return target
+
+
+def install(checkout: Path, **environment: str) -> Path:
+    """Builds a wheel and unpacks it into a folder of its own."""
+    wheels, site = checkout.parent / "wheels", checkout.parent / "site"
+    offline = ("--quiet", "--no-deps", "--no-build-isolation", "--no-index")
+    run("pip", "wheel", *offline, "--wheel-dir", str(wheels), ".", cwd=checkout, **environment)
+    (wheel,) = wheels.glob("*.whl")
+    run("pip", "install", "--quiet", "--no-deps", "--no-index", "--target", str(site), str(wheel), cwd=wheels)
+    return site
+
+
+# Uses the operator as a stranger would, forward and backward.
+EXAMPLE = """
+import torch
+from grm_kernels import category_attention
+q, k, v = (torch.randn(2, 3, 20, 16, requires_grad=True) for _ in range(3))
+categories = torch.randint(0, 3, (2, 20), dtype=torch.uint8)
+category_attention(q, k, v, categories).sum().backward()
+"""
+
+
+def test_wheel_runs_from_an_empty_folder(checkout, tmp_path):
+    site = install(checkout)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    report = run("grm_kernels", cwd=empty, PYTHONPATH=str(site))
+    assert "cpu       yes" in report
+    script = empty / "example.py"
+    script.write_text(EXAMPLE)
+    run("example", cwd=empty, PYTHONPATH=f"{site}{os.pathsep}{empty}", PYTHONWARNINGS="error")
+
+
+def test_without_a_compiler_the_reference_serves_and_says_so(checkout, tmp_path):
+    site = install(checkout, PATH=str(tmp_path / "nothing"), CXX="")
+    report = run("grm_kernels", cwd=tmp_path, PYTHONPATH=str(site))
+    assert "compiled kernels are not installed" in report
+    assert "reference yes" in report
+    script = tmp_path / "example.py"
+    script.write_text(EXAMPLE)
+    warning = run("example", cwd=tmp_path, PYTHONPATH=f"{site}{os.pathsep}{tmp_path}")
+    assert "tensors on the CPU are served by the slow reference" in warning
