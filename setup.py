@@ -1,7 +1,7 @@
 """What to compile; everything else is in pyproject.toml.
 
 Environment:
-    CXX: the C++ compiler, GCC 12 or Clang 15 at least. Without one the package installs and runs on the reference.
+    CXX: the C++ compiler, GCC 12 or later. Without one the package installs and runs on the reference.
     GRM_KERNELS_BUILD=0: compile nothing.
 """
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 # The oldest torch whose stable ABI the binding is written for: 2.11.
 TORCH_TARGET_VERSION = "0x020b000000000000"
@@ -43,21 +44,32 @@ def compiler() -> str | None:
 
 
 class BuildKernels(build_ext):
-    """Compiles the CPU kernels for every instruction set before the binding is compiled and linked."""
+    """Compiles the CPU kernels for every instruction set before the binding is compiled and linked.
+
+    A set that the compiler cannot compile (older ones lack the newest, Clang 16 crashes on AVX512-BF16) is left out.
+    """
 
     def build_extension(self, ext: Extension) -> None:
         def compile_for(name: str) -> list[str]:
-            return self.compiler.compile(
-                ["csrc/cpu/kernels.cpp"],
-                output_dir=str(Path(self.build_temp) / name),
-                macros=[("GRM_INSTRUCTION_SET", name)],
-                extra_postargs=COMMON_FLAGS + INSTRUCTION_SETS[name],
-                depends=ext.depends,
-            )
+            try:
+                return self.compiler.compile(
+                    ["csrc/cpu/kernels.cpp"],
+                    output_dir=str(Path(self.build_temp) / name),
+                    macros=[("GRM_INSTRUCTION_SET", name)],
+                    extra_postargs=COMMON_FLAGS + INSTRUCTION_SETS[name],
+                    depends=ext.depends,
+                )
+            except CompileError as error:
+                if name == "portable":
+                    raise
+                print(f"grm-kernels: leaving out the {name} kernels: {error}", file=sys.stderr)
+                return []
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for objects in pool.map(compile_for, INSTRUCTION_SETS):
-                ext.extra_objects += objects
+            objects = dict(zip(INSTRUCTION_SETS, pool.map(compile_for, INSTRUCTION_SETS), strict=True))
+        compiled = [name for name in INSTRUCTION_SETS if objects[name]]
+        ext.extra_objects += [path for name in compiled for path in objects[name]]
+        ext.define_macros += [("GRM_CPU_INSTRUCTION_SETS", " ".join(f"GRM_KERNELS({name})" for name in compiled))]
         super().build_extension(ext)
 
 
@@ -68,13 +80,12 @@ def extensions() -> list[Extension]:
     if compiler() is None:
         print("grm-kernels: no C++ compiler found, installing without compiled kernels", file=sys.stderr)
         return []
-    os.environ.setdefault("CXX", compiler())
+    os.environ["CXX"] = os.environ.get("CXX") or compiler()
 
     # Imported here: without a compiler torch is not needed to install.
     import torch
     from torch.utils.cpp_extension import include_paths, library_paths
 
-    instruction_sets = " ".join(f"GRM_KERNELS({name})" for name in INSTRUCTION_SETS)
     return [
         Extension(
             "grm_kernels._C",
@@ -84,7 +95,6 @@ def extensions() -> list[Extension]:
             libraries=["c10", "torch", "torch_cpu"],
             define_macros=[
                 ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
-                ("GRM_CPU_INSTRUCTION_SETS", instruction_sets),
                 ("GRM_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
             ],
             extra_compile_args=COMMON_FLAGS,

@@ -24,9 +24,12 @@ from benchmarks.workload import (
     Inputs,
     Workload,
     make_inputs,
+    ours,
     step,
 )
-from grm_kernels import category_attention
+
+#: The first and the last image of a batch.
+CHECKED_IMAGES = [0, -1]
 
 
 @dataclass(frozen=True)
@@ -64,14 +67,9 @@ def full_workloads() -> list[Workload]:
 
 
 def reference_results(inputs: Inputs, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
-    """The reference on the first images of the batch."""
-    reference = Implementation(
-        "reference",
-        lambda x: category_attention(
-            *x.leaves, x.categories, x.policy if x.policy.requires_grad else None, backend="reference"
-        ),
-    )
-    return step(reference, inputs.first_images(1, dtype))
+    """The reference on the images that are checked."""
+    reference = Implementation("reference", lambda x: ours(x, backend="reference"))
+    return step(reference, inputs.images(CHECKED_IMAGES, dtype))
 
 
 def check(implementation: Implementation, inputs: Inputs) -> None:
@@ -80,7 +78,7 @@ def check(implementation: Implementation, inputs: Inputs) -> None:
 
 
 def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs) -> None:
-    """Compares output and gradients of the first image with the reference in float64.
+    """Compares output and gradients of the first and the last image with the reference in float64.
 
     The error may be four times that of the eager reference in the same dtype, plus four roundings of the largest value.
     The gradient of the policy is only defined up to a constant per token, so its columns are compared to the last.
@@ -90,8 +88,10 @@ def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs
     """
     exact = reference_results(inputs, torch.float64)
     eager = reference_results(inputs, inputs.q.dtype)
-    for index, (result, expected, low) in enumerate(zip(results, exact, eager, strict=False)):
-        result = result[:1]
+    if len(results) != len(exact):
+        raise WrongResultError(f"{name}: {len(results)} results, expected {len(exact)}")
+    for index, (result, expected, low) in enumerate(zip(results, exact, eager, strict=True)):
+        result = result[CHECKED_IMAGES]
         if index == 4:
             result, expected, low = (t - t[..., 2:] for t in (result, expected, low))
         error, eager_error = ((t.double() - expected).abs().max().item() for t in (result, low))
@@ -130,6 +130,7 @@ def run(workloads: list[Workload], budget_s: float, *, with_flex: bool = True) -
     implementations = [i for i in IMPLEMENTATIONS if with_flex or not i.name.startswith("Flex")]
     dtypes = sorted({w.dtype for w in workloads}, key=str)
     record = {
+        "kind": "cpu",
         "date": date.today().isoformat(),
         "machine": machine.describe(),
         "matrix_rate": {str(dtype): machine.matrix_rate(dtype) for dtype in dtypes},
@@ -140,6 +141,7 @@ def run(workloads: list[Workload], budget_s: float, *, with_flex: bool = True) -
         for m in measure(workload, implementations, budget_s):
             fields = {**asdict(m.workload), "dtype": str(m.workload.dtype)}
             rate = m.workload.dense_operations / m.seconds
+            bytes_rate = m.workload.least_bytes / m.seconds
             record["measurements"].append(
                 {
                     "implementation": m.implementation,
@@ -147,6 +149,7 @@ def run(workloads: list[Workload], budget_s: float, *, with_flex: bool = True) -
                     "seconds": m.seconds,
                     "rounds": m.rounds,
                     "share_of_matrix_rate": rate / record["matrix_rate"][fields["dtype"]],
+                    "share_of_memory_rate": bytes_rate / record["memory_rate"],
                 }
             )
     return record

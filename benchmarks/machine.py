@@ -38,6 +38,8 @@ def memory_rate(mebibytes: int = 512) -> float:
 
 #: What decides how fast the CPU backend is.
 CPU_SOURCES = ("csrc/*.*", "csrc/cpu/*", "grm_kernels/*.py", "setup.py")
+#: And the GPU backends.
+GPU_SOURCES = ("csrc/*.*", "csrc/cuda/*", "grm_kernels/*.py", "grm_kernels/triton/*.py", "setup.py")
 
 
 def source_hash(patterns: tuple[str, ...] = CPU_SOURCES) -> str:
@@ -50,10 +52,14 @@ def source_hash(patterns: tuple[str, ...] = CPU_SOURCES) -> str:
 
 def describe() -> dict[str, object]:
     """Processor, threads, versions, instruction set and the hash of the sources."""
-    import cpuinfo
+    try:
+        import cpuinfo
 
+        processor = cpuinfo.get_cpu_info()["brand_raw"]
+    except (ImportError, KeyError):
+        processor = platform.processor()
     return {
-        "processor": cpuinfo.get_cpu_info().get("brand_raw", platform.processor()),
+        "processor": processor,
         "threads": torch.get_num_threads(),
         "system": platform.platform(terse=True),
         "python": platform.python_version(),

@@ -36,6 +36,12 @@ class Workload:
         products = 2 if self.run == FORWARD else 7
         return products * 2 * self.batch * self.heads * self.tokens**2 * self.channels
 
+    @property
+    def least_bytes(self) -> int:
+        """Bytes of the tensors, each once: q, k, v, out; with the backward pass these, dout, dq, dk and dv besides."""
+        tensors = 4 if self.run == FORWARD else 12
+        return tensors * self.batch * self.heads * self.tokens * self.channels * self.dtype.itemsize
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -53,11 +59,11 @@ class Inputs:
         """q, k, v."""
         return self.q, self.k, self.v
 
-    def first_images(self, count: int, dtype: torch.dtype) -> "Inputs":
-        """The first images of the batch, in another dtype."""
+    def images(self, indices: list[int], dtype: torch.dtype) -> "Inputs":
+        """Some images of the batch, in another dtype."""
         tensors = (self.q, self.k, self.v, self.policy, self.grad_out)
-        q, k, v, policy, grad_out = (t[:count].detach().to(dtype).requires_grad_(t.requires_grad) for t in tensors)
-        return Inputs(q, k, v, self.categories[:count], policy, grad_out)
+        q, k, v, policy, grad_out = (t[indices].detach().to(dtype).requires_grad_(t.requires_grad) for t in tensors)
+        return Inputs(q, k, v, self.categories[indices], policy, grad_out)
 
 
 def make_inputs(workload: Workload, device: str = "cpu", seed: int = 0) -> Inputs:
@@ -86,9 +92,9 @@ def allowed_pairs(categories: Tensor) -> Tensor:
     return ~(blocked | blocked.transpose(-1, -2)).unsqueeze(1)
 
 
-def ours(x: Inputs) -> Tensor:
+def ours(x: Inputs, backend: str | None = None) -> Tensor:
     """grm_kernels.category_attention; the policy is only passed when its gradient is wanted."""
-    return category_attention(*x.leaves, x.categories, x.policy if x.policy.requires_grad else None)
+    return category_attention(*x.leaves, x.categories, x.policy if x.policy.requires_grad else None, backend=backend)
 
 
 def masked(x: Inputs) -> Tensor:
@@ -112,17 +118,16 @@ def sdpa_dense(x: Inputs) -> Tensor:
 
 
 @cache
-def _compiled_flex_attention() -> Callable:
-    from torch.nn.attention.flex_attention import flex_attention
+def _compiled_flex_attention() -> tuple[Callable, Callable]:
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
     torch._dynamo.config.recompile_limit = 64  # every shape is compiled for itself
-    return torch.compile(flex_attention, dynamic=False)
+    return torch.compile(create_block_mask, dynamic=False), torch.compile(flex_attention, dynamic=False)
 
 
 def flex(x: Inputs) -> Tensor:
-    """FlexAttention, its block mask built in the call: the categories are known only then."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
+    """FlexAttention, its block mask built in the call: the categories are known only then. Both are compiled."""
+    create_block_mask, flex_attention = _compiled_flex_attention()
     # Categories as two boolean vectors: comparisons of uint8 inside the mask do not compile on the CPU (torch 2.13).
     template, search = x.categories == Category.T, x.categories == Category.S
 
@@ -130,7 +135,7 @@ def flex(x: Inputs) -> Tensor:
         return ~((template[b, i] & search[b, j]) | (search[b, i] & template[b, j]))
 
     b, n = x.categories.shape
-    return _compiled_flex_attention()(*x.leaves, block_mask=create_block_mask(mask, b, None, n, n, device=x.q.device))
+    return flex_attention(*x.leaves, block_mask=create_block_mask(mask, b, None, n, n, device=x.q.device))
 
 
 @dataclass(frozen=True)

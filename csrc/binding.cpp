@@ -7,6 +7,7 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -41,7 +42,7 @@ std::vector<const cpu::Kernels*> runnable_kernels() {
   return runnable;
 }
 
-const cpu::Kernels* kernels = runnable_kernels().front();
+std::atomic<const cpu::Kernels*> kernels = runnable_kernels().front();
 
 std::vector<std::string> instruction_sets() {
   std::vector<std::string> names;
@@ -71,7 +72,8 @@ DType dtype_of(const Tensor& t) {
 
 Tokens tokens_of(const Tensor& t) { return {t.data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
 
-// The gradient that autograd hands over may be expanded: its channels need not be adjacent.
+// The gradient that autograd hands over may be expanded, and the inputs of an exported program have any strides: their
+// channels need not be adjacent.
 Tensor with_adjacent_channels(const Tensor& t) {
   return t.stride(3) == 1 ? t : torch::stable::contiguous(t);
 }
@@ -81,12 +83,36 @@ Tensor empty_like_output(const Tensor& q) {
   return torch::stable::transpose(torch::stable::new_empty(q, {q.size(0), q.size(2), q.size(1), q.size(3)}), 1, 2);
 }
 
+// The Python side has checked what a user passes; this keeps memory safe whoever calls the operator.
+void check(const Tensor& t, const char* name, std::initializer_list<int64_t> sizes, ScalarType dtype) {
+  const auto actual = t.sizes();
+  STD_TORCH_CHECK(actual.size() == sizes.size() && std::equal(sizes.begin(), sizes.end(), actual.begin()),
+                  "grm_kernels: ", name, " has a shape that does not fit q");
+  STD_TORCH_CHECK(t.scalar_type() == dtype, "grm_kernels: ", name, " has a dtype that was not expected");
+  STD_TORCH_CHECK(t.is_cpu(), "grm_kernels: ", name, " is not on the CPU");
+}
+
+void check_like(const Tensor& t, const char* name, const Tensor& q) {
+  check(t, name, {q.size(0), q.size(1), q.size(2), q.size(3)}, q.scalar_type());
+}
+
 ForwardProblem problem_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
                           const std::optional<Tensor>& categories, const std::optional<Tensor>& soft_policy,
                           double scale) {
+  const int64_t batch = q.size(0), heads = q.size(1), tokens = q.size(2), channels = q.size(3);
+  STD_TORCH_CHECK(channels % 8 == 0 && channels <= 128, "grm_kernels: expected D to be a multiple of 8 up to 128");
+  check_like(q, "q", q);
+  check_like(k, "k", q);
+  check_like(v, "v", q);
+  check_like(out, "out", q);
+  check(lse, "lse", {batch, heads, tokens}, ScalarType::Float);
   STD_TORCH_CHECK(categories || soft_policy, "grm_kernels: expected categories or soft_policy");
+  if (soft_policy)
+    check(*soft_policy, "soft_policy", {batch, tokens, 3}, ScalarType::Float);
+  else
+    check(*categories, "categories", {batch, tokens}, ScalarType::Byte);
   return {
-      q.size(0), q.size(1), q.size(2), q.size(3), dtype_of(q), static_cast<float>(scale),
+      batch, heads, tokens, channels, dtype_of(q), static_cast<float>(scale),
       tokens_of(q), tokens_of(k), tokens_of(v), tokens_of(out), static_cast<float*>(lse.data_ptr()),
       soft_policy ? nullptr : static_cast<const uint8_t*>(categories->data_ptr()),
       soft_policy ? static_cast<const float*>(soft_policy->data_ptr()) : nullptr,
@@ -109,15 +135,15 @@ std::unique_ptr<void, Free> workspace(size_t bytes) {
   return std::unique_ptr<void, Free>(p);
 }
 
-std::tuple<Tensor, Tensor> cpu_forward(const Tensor& q, const Tensor& k, const Tensor& v,
-                                       std::optional<Tensor> categories, std::optional<Tensor> soft_policy,
-                                       double scale) {
+std::tuple<Tensor, Tensor> cpu_forward(Tensor q, Tensor k, Tensor v, std::optional<Tensor> categories,
+                                       std::optional<Tensor> soft_policy, double scale) {
+  for (Tensor* t : {&q, &k, &v}) *t = with_adjacent_channels(*t);
   categories = contiguous(categories);
   soft_policy = contiguous(soft_policy);
   const Tensor out = empty_like_output(q);
   const Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)}, ScalarType::Float);
   const ForwardProblem problem = problem_of(q, k, v, out, lse, categories, soft_policy, scale);
-  const cpu::Kernels& use = *kernels;
+  const cpu::Kernels& use = *kernels.load();
 
   // A head is one piece of work; with fewer heads than threads its query blocks are dealt out too.
   const int64_t heads = problem.batch * problem.heads;
@@ -144,29 +170,29 @@ void reduce_policy_partials(const float* partials, const ForwardProblem& f, floa
           grad_policy[(b * f.tokens + n) * 3 + c] += partials[((b * f.heads + h) * f.tokens + n) * 2 + c];
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> cpu_backward(const Tensor& grad_out, const Tensor& grad_lse, const Tensor& q,
-                                                        const Tensor& k, const Tensor& v, const Tensor& out,
-                                                        const Tensor& lse, std::optional<Tensor> categories,
+std::tuple<Tensor, Tensor, Tensor, Tensor> cpu_backward(Tensor grad_out, Tensor grad_lse, Tensor q, Tensor k, Tensor v,
+                                                        Tensor out, Tensor lse, std::optional<Tensor> categories,
                                                         std::optional<Tensor> soft_policy, double scale,
                                                         bool policy_grad) {
+  for (Tensor* t : {&grad_out, &q, &k, &v, &out}) *t = with_adjacent_channels(*t);
+  for (Tensor* t : {&grad_lse, &lse}) *t = torch::stable::contiguous(*t);
   categories = contiguous(categories);
   soft_policy = contiguous(soft_policy);
-  const Tensor grad_rows = with_adjacent_channels(grad_out);
-  const Tensor grad_lse_rows = torch::stable::contiguous(grad_lse);
-  const Tensor lse_rows = torch::stable::contiguous(lse);
   const Tensor grad_q = empty_like_output(q), grad_k = empty_like_output(q), grad_v = empty_like_output(q);
   const int64_t batch = q.size(0), heads = q.size(1), tokens = q.size(2);
   const Tensor partials =
       torch::stable::new_empty(q, {policy_grad ? batch : 0, heads, tokens, 2}, ScalarType::Float);
   Tensor grad_policy = policy_grad ? torch::stable::new_zeros(q, {batch, tokens, 3}, ScalarType::Float)
                                    : torch::stable::new_empty(q, {0}, ScalarType::Float);
+  check_like(grad_out, "grad_out", q);
+  check(grad_lse, "grad_lse", {batch, heads, tokens}, ScalarType::Float);
   const BackwardProblem problem = {
-      problem_of(q, k, v, out, lse_rows, categories, soft_policy, scale),
-      tokens_of(grad_rows), tokens_of(grad_q), tokens_of(grad_k), tokens_of(grad_v),
-      static_cast<const float*>(grad_lse_rows.data_ptr()),
+      problem_of(q, k, v, out, lse, categories, soft_policy, scale),
+      tokens_of(grad_out), tokens_of(grad_q), tokens_of(grad_k), tokens_of(grad_v),
+      static_cast<const float*>(grad_lse.data_ptr()),
       policy_grad ? static_cast<float*>(partials.data_ptr()) : nullptr,
   };
-  const cpu::Kernels& use = *kernels;
+  const cpu::Kernels& use = *kernels.load();
   torch::stable::parallel_for(0, batch * heads, 1, [&](int64_t begin, int64_t end) {
     const auto memory = workspace(use.backward_workspace(problem));
     for (int64_t i = begin; i < end; ++i) use.backward(problem, i / heads, i % heads, memory.get());
@@ -188,7 +214,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("compiler") = __VERSION__;
   m.attr("built_with_torch") = GRM_BUILT_WITH_TORCH;
   m.def("instruction_sets", instruction_sets);
-  m.def("instruction_set", [] { return kernels->name; });
+  m.def("instruction_set", [] { return kernels.load()->name; });
   m.def("set_instruction_set", set_instruction_set);
 }
 

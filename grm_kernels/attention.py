@@ -13,6 +13,8 @@ from .categories import Category
 #: synchronisation. On the CPU they always are.
 CHECK_VARIABLE = "GRM_KERNELS_CHECK"
 
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
 
 def category_attention(
     q: Tensor,
@@ -45,10 +47,11 @@ def category_attention(
             where they lie. Under autocast they are cast to its dtype.
         categories: (B, N) uint8 on the same device, values of `Category` in any order and number. Not read with
             `soft`; may be None then.
-        policy: optional (B, N, 3) of any float dtype, columns T, S, A: the (straight-through) one-hot whose gradient is
-            wanted; its arg-max is `categories`. Its value is not read unless `soft`. The gradient is accumulated in
-            float32 and returned in the policy's dtype; float16 overflows at the saturation.
-        soft: take M from the values of the policy, rows of which are probabilities, instead of from the categories.
+        policy: optional (B, N, 3) of any of these dtypes, columns T, S, A: the (straight-through) one-hot whose
+            gradient is wanted; its arg-max is `categories`. Its value is not read unless `soft`. The gradient is
+            accumulated in float32 and returned in the policy's dtype; float16 overflows at the saturation.
+        soft: take M from the values of the policy, rows of which are probabilities, instead of from the categories;
+            where rounding made them add up to more than 1, M is cut at 0.
         scale: factor of the scores; D^-1/2 by default.
         backend: "reference", "cpu", "triton" or "cuda"; None takes the fastest that can serve (see `explain`).
         return_lse: also return the log of the denominator.
@@ -63,10 +66,18 @@ def category_attention(
         ValueError: a shape, dtype, device or value is not as said above, or the backend named cannot serve.
 
     """
+    for name, tensor in (("q", q), ("k", k), ("v", v)):
+        if not isinstance(tensor, Tensor):
+            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    q, k, v = ops.autocast(q, k, v)
     _check_tokens(q, k, v)
     _check_categories(categories, policy, soft, q)
-    scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
-    q, k, v = ops.autocast(q, k, v)
+    try:
+        scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
+    except (TypeError, ValueError):
+        raise TypeError(f"scale: expected a number or None, got {scale!r}") from None
+    if not (backend is None or isinstance(backend, str)):
+        raise TypeError(f"backend: expected a name or None, got {type(backend).__name__}")
 
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, k, v, policy))
     backend = dispatch.choose(q, backend, needs_grad=needs_grad)
@@ -79,12 +90,10 @@ def category_attention(
 
 def _check_tokens(q: Tensor, k: Tensor, v: Tensor) -> None:
     for name, tensor in (("q", q), ("k", k), ("v", v)):
-        if not isinstance(tensor, Tensor):
-            raise TypeError(f"{name}: expected a tensor, got {type(tensor).__name__}")
         if tensor.dim() != 4:
             raise ValueError(f"{name}: expected 4 dimensions (B, H, N, D), got shape {tuple(tensor.shape)}")
-        if not tensor.dtype.is_floating_point:
-            raise TypeError(f"{name}: expected a floating-point dtype, got {tensor.dtype}")
+        if tensor.dtype not in _DTYPES:
+            raise TypeError(f"{name}: expected float32, float16, bfloat16 or float64, got {tensor.dtype}")
         if tensor.shape != q.shape:
             raise ValueError(f"{name}: expected the shape of q {tuple(q.shape)}, got {tuple(tensor.shape)}")
         if tensor.dtype != q.dtype:
@@ -107,8 +116,8 @@ def _check_categories(categories: Tensor | None, policy: Tensor | None, soft: bo
         raise TypeError("categories: expected a tensor, got None (it may be None only with soft=True)")
     if policy is not None:
         _check_vector("policy", policy, (b, n, len(Category)), q)
-        if not policy.dtype.is_floating_point:
-            raise TypeError(f"policy: expected a floating-point dtype, got {policy.dtype}")
+        if policy.dtype not in _DTYPES:
+            raise TypeError(f"policy: expected float32, float16, bfloat16 or float64, got {policy.dtype}")
     elif soft:
         raise TypeError("policy: expected a tensor with soft=True, got None")
     if categories is not None and not soft and categories.numel() and _values_are_checked(categories):
@@ -126,7 +135,7 @@ def _check_vector(name: str, tensor: Tensor, shape: tuple[int, ...], q: Tensor) 
 
 def _values_are_checked(categories: Tensor) -> bool:
     # While a graph is traced there are no values to look at: fake and functional tensors are subclasses.
-    if torch.compiler.is_compiling() or type(categories) is not Tensor:
+    if torch.compiler.is_compiling() or type(categories) not in (Tensor, torch.nn.Parameter):
         return False
     return categories.device.type == "cpu" or os.environ.get(CHECK_VARIABLE) == "1"
 

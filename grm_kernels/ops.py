@@ -56,9 +56,12 @@ def backward(backend: str):
 
 
 def autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v in autocast's dtype where it is on for their device, as for torch's own attention; else unchanged."""
+    """q, k, v in autocast's dtype where it is on for their device, as for torch's own attention; else unchanged.
+
+    float64 stays, and so does what is no floating-point tensor: it is reported later.
+    """
     device_type = q.device.type
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
-        return q.to(dtype), k.to(dtype), v.to(dtype)
+        return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in (q, k, v))
     return q, k, v

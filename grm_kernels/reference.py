@@ -18,10 +18,14 @@ SATURATION = 1e6
 
 
 def interaction_mask(policy: Tensor) -> Tensor:
-    """M = 1 - p s^T - s p^T with M_ii = 1 (the paper's Eq. 7), from a policy (B, N, 3) to (B, N, N) of its dtype."""
+    """M = 1 - p s^T - s p^T with M_ii = 1 (the paper's Eq. 7), from a policy (B, N, 3) to (B, N, N) of its dtype.
+
+    A soft policy that was rounded may add up to more than 1: the value of M is cut at 0, its gradient is not.
+    """
     p, s = policy[..., Category.T], policy[..., Category.S]
     blocked = p.unsqueeze(-1) * s.unsqueeze(-2) + s.unsqueeze(-1) * p.unsqueeze(-2)
-    return 1 - blocked.masked_fill(torch.eye(policy.shape[1], dtype=torch.bool, device=policy.device), 0)
+    mask = 1 - blocked.masked_fill(torch.eye(policy.shape[1], dtype=torch.bool, device=policy.device), 0)
+    return mask + (mask.clamp_min(0) - mask).detach()
 
 
 def attention(

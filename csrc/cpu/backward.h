@@ -86,7 +86,7 @@ inline void weighted_grad_scores(float* p, float* ds, int64_t count, const float
       const int64_t at = j * kLanes + c * kWidth;
       const Vec m = weights.at(j, c);
       const Vec exponent = load(p + at) - load(lse + c * kWidth);
-      const Vec e = exp2(m > 0.0f ? exponent : min(saturation, exponent));
+      const Vec e = exp2(m <= 0.0f ? min(saturation, exponent) : exponent);
       const Vec dm = e * (load(ds + at) - load(delta + c * kWidth));
       store(p + at, m * e);
       store(ds + at, m * dm);
@@ -169,9 +169,6 @@ void backward_head(const BackwardProblem& problem, int64_t image, int64_t head, 
         else
           grad_scores(w.p, w.ds, chunk.count, w.lse, w.delta);
         if (meeting == Meeting::none) continue;
-        memset(w.p + chunk.count * kLanes, 0, (chunk.padded - chunk.count) * kLanes * sizeof(float));
-        memset(w.ds + chunk.count * kLanes, 0, (chunk.padded - chunk.count) * kLanes * sizeof(float));
-
         if constexpr (kPack == 2) {
           pack_lane_pairs(w.p, chunk.padded, w.p_lanes);
           pack_lane_pairs(w.ds, chunk.padded, w.ds_lanes);

@@ -6,7 +6,7 @@
 namespace {
 
 // Stands for the maximum of no scores; finite, so that differences of two of them are not NaN.
-constexpr float kNoScore = -1e30f;
+constexpr float kNoScore = -1e38f;
 
 template <int kPack>
 struct ForwardBuffers {
@@ -47,7 +47,7 @@ inline void softmax_chunk(float* scores, int64_t count, const PairWeights& weigh
 #pragma GCC unroll 2
     for (int c = 0; c < kTileVecs; ++c) {
       Vec x = load(scores + j * kLanes + c * kWidth);
-      if constexpr (kWeighted) x = weights.at(j, c) > 0.0f ? x : broadcast(kNoScore);
+      if constexpr (kWeighted) x = weights.at(j, c) <= 0.0f ? broadcast(kNoScore) : x;
       maximum[c] = max(maximum[c], x);
     }
   for (int c = 0; c < kTileVecs; ++c) {
@@ -62,7 +62,7 @@ inline void softmax_chunk(float* scores, int64_t count, const PairWeights& weigh
       Vec y = load(target) - maximum[c];
       if constexpr (kWeighted) {
         const Vec m = weights.at(j, c);
-        y = m > 0.0f ? m * exp2(y) : Vec{};
+        y = m <= 0.0f ? Vec{} : m * exp2(y);
       } else {
         y = exp2(y);
       }
@@ -104,7 +104,6 @@ void forward_head(const ForwardProblem& problem, int64_t image, int64_t head, in
           softmax_chunk<false>(w.scores, chunk.count, weights, state, factor);
         else
           softmax_chunk<true>(w.scores, chunk.count, weights, state, factor);
-        memset(w.scores + chunk.count * kLanes, 0, (chunk.padded - chunk.count) * kLanes * sizeof(float));
 
         alignas(64) float factors[kLanes];
         for (int c = 0; c < kTileVecs; ++c) store(factors + c * kWidth, factor[c]);

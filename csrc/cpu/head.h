@@ -71,7 +71,8 @@ inline Chunk first_chunk(const Segment& segment) {
   return Chunk::make(segment.first_key, segment.first_rank, segment.count);
 }
 
-// M_ij = 1 - p_i s_j - s_i p_j, M_ii = 1, of a block of queries i and the keys j of a chunk.
+// M_ij = max(0, 1 - p_i s_j - s_i p_j), M_ii = 1, of a block of queries i and the keys j of a chunk. (A soft policy in
+// low precision may add up to more than 1.)
 struct PairWeights {
   const float *p_query, *s_query, *p_key, *s_key;
   int64_t first_query, first_key;  // ranks
@@ -96,7 +97,7 @@ struct PairWeights {
 
   Vec at(int64_t j, int c) const {
     const Vec blocked = load(p_query + c * kWidth) * s_key[j] + load(s_query + c * kWidth) * p_key[j];
-    return with_own_lane(1.0f - blocked, j, c, 1.0f);
+    return with_own_lane(max(Vec{}, 1.0f - blocked), j, c, 1.0f);
   }
 };
 

@@ -9,7 +9,8 @@ namespace {
 // Queries are served in blocks of this many lanes; the scores of a block are held transposed, a row for every key.
 constexpr int64_t kLanes = kTileVecs * kWidth;
 
-// Keys are laid out segment after segment, every segment padded with zero rows to whole tiles.
+// Keys are laid out segment after segment, every segment padded with zero rows to whole tiles. The padding takes part in
+// the products, where its zeros add nothing, but not in the softmax and the sums.
 constexpr int64_t kKeyPadding = 8;
 static_assert(kKeyPadding % kTileRows == 0);
 
@@ -34,7 +35,6 @@ struct Layout {
   bool soft;
   int64_t* order;       // rank -> token
   float *p, *s;         // by rank, padded with zeros to whole blocks: policy columns T and S
-  int64_t padded_ranks;
 
   // Which pairs of query ranks [begin, end) and the keys of a segment are allowed. Segments are T, A, S.
   Meeting meeting(int64_t segment, int64_t begin, int64_t end) const {

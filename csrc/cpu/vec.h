@@ -21,7 +21,7 @@ constexpr int kWidth = 4;
 
 typedef float Vec __attribute__((vector_size(kWidth * 4), may_alias));
 typedef float UnalignedVec __attribute__((vector_size(kWidth * 4), aligned(4), may_alias));
-typedef int32_t IntVec __attribute__((vector_size(kWidth * 4), may_alias));
+typedef uint32_t Bits __attribute__((vector_size(kWidth * 4), may_alias));
 
 #define GRM_INLINE static inline __attribute__((always_inline))
 
@@ -53,7 +53,8 @@ GRM_INLINE Vec exp2(Vec x) {
   y = y * f + 0.240226462f;
   y = y * f + 0.693147182f;
   y = y * f + 1.0f;
-  return reinterpret_cast<Vec>(reinterpret_cast<IntVec>(y) + (reinterpret_cast<IntVec>(shifted) << 23));
+  // 2^n by its exponent bits; a product, and not a sum of bits, so that a NaN stays one.
+  return y * reinterpret_cast<Vec>((reinterpret_cast<Bits>(shifted) << 23) + 0x3f800000u);
 }
 
 // A 32-bit word holds one float32 (kPack = 1) or two bfloat16 (kPack = 2); products over words accumulate in float32.

@@ -29,7 +29,7 @@ def test_table_and_plot(record, tmp_path, capsys):
     report.print_table(record)
     assert "masked" in capsys.readouterr().out
     lines = report.markdown(record).splitlines()
-    assert len(lines[0].split("|")) == len(lines[2].split("|")) == len(report.HEADER) + 2
+    assert len(lines[0].split("|")) == len(lines[2].split("|")) == len(report.header(record)) + 2
     wide = {**record, "measurements": [{**m, "tokens": 320} for m in record["measurements"]]}
     report.draw(wide, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
@@ -39,7 +39,7 @@ def test_ratios_are_baseline_over_ours(record):
     by_name = report.cells(record)["torch.float32", FORWARD, 80, 2, 0.5]
     row = next(row for row in report.rows(record) if row[1] == FORWARD)
     expected = by_name["masked (paper)"]["seconds"] / by_name["ours"]["seconds"]
-    assert row[report.HEADER.index("masked (paper)")] == f"{expected:.2f}x"
+    assert row[report.header(record).index("masked (paper)")] == f"{expected:.2f}x"
 
 
 @pytest.mark.parametrize("workload", TINY, ids=lambda w: w.run)
@@ -57,3 +57,32 @@ def test_every_gradient_is_checked():
         results[index] = results[index] * 1.01
         with pytest.raises(compare.WrongResultError, match=f"result {index}"):
             compare.compare_results("off", tuple(results), inputs)
+
+
+def test_readme_table_is_replaced_between_its_markers(record, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- cpu benchmark -->\nold\n<!-- end of cpu benchmark -->\nafter\n")
+    report.update_readme(record, readme)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n")
+    assert "old" not in text and "| dtype |" in text
+    readme.write_text("no markers")
+    with pytest.raises(ValueError, match="expected the markers"):
+        report.update_readme(record, readme)
+
+
+def test_a_record_of_other_sources_says_so(record):
+    assert "The kernels have changed since" not in report.caption(record)
+    stale = {**record, "machine": {**record["machine"], "sources": "0"}}
+    assert "The kernels have changed since" in report.caption(stale)
+
+
+def test_every_image_that_is_checked_counts():
+    inputs = make_inputs(TINY[0])
+    (out,) = step(IMPLEMENTATIONS[0], inputs)
+    out = out.clone()
+    out[-1] = 7
+    with pytest.raises(compare.WrongResultError, match="result 0"):
+        compare.compare_results("last", (out,), inputs)
+    with pytest.raises(compare.WrongResultError, match="0 results, expected 1"):
+        compare.compare_results("none", (), inputs)

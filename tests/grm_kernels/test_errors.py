@@ -1,6 +1,9 @@
 """Bad input: every message names the argument, what came and what was expected."""
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -35,7 +38,12 @@ BAD_INPUT = {
     "q not a tensor": (replace(GOOD, q=[1.0]), TypeError, "q: expected a tensor, got list"),
     "k of None": (replace(GOOD, k=None), TypeError, "k: expected a tensor, got NoneType"),
     "q of three dimensions": (replace(GOOD, q=GOOD.q[0]), ValueError, r"q: expected 4 dimensions \(B, H, N, D\), got"),
-    "integers": (replace(GOOD, q=GOOD.q.int()), TypeError, "q: expected a floating-point dtype, got torch.int32"),
+    "integers": (replace(GOOD, q=GOOD.q.int()), TypeError, "q: expected float32, .* got torch.int32"),
+    "float8": (
+        replace(GOOD, q=GOOD.q.to(torch.float8_e4m3fn)),
+        TypeError,
+        "q: expected float32, float16, bfloat16 or float64, got torch.float8_e4m3fn",
+    ),
     "k of another length": (
         replace(GOOD, k=GOOD.k[:, :, :5]),
         ValueError,
@@ -86,7 +94,7 @@ BAD_INPUT = {
     "policy of integers": (
         replace(GOOD, policy=GOOD.policy.long()),
         TypeError,
-        "policy: expected a floating-point dtype, got torch.int64",
+        "policy: expected float32, .* got torch.int64",
     ),
     "policy that disagrees": (
         with_disagreement(),
@@ -110,6 +118,41 @@ def test_bad_input(case):
 
 def test_good_input_passes():
     call()
+
+
+def test_values_of_a_parameter_are_checked():
+    categories = torch.nn.Parameter(torch.full((2, 6), 9, dtype=torch.uint8), requires_grad=False)
+    with pytest.raises(ValueError, match="categories: expected values"):
+        call(replace(GOOD, categories=categories, policy=None))
+
+
+def test_scale_that_is_no_number():
+    with pytest.raises(TypeError, match="scale: expected a number or None, got 'wide'"):
+        call(scale="wide")
+
+
+def test_backend_that_is_no_name():
+    with pytest.raises(TypeError, match="backend: expected a name or None, got list"):
+        call(backend=["cpu"])
+
+
+def test_operator_called_directly_keeps_memory_safe(backend):
+    """Nothing has checked these: the kernel itself refuses what it would read beyond."""
+    from grm_kernels import ops
+
+    if backend.name != "cpu":
+        pytest.skip("the compiled kernels only")
+    q, k, v, categories = GOOD.q, GOOD.k, GOOD.v, GOOD.categories
+    for arguments, message in (
+        ((q, k[:, :, :5], v, categories, None, 1.0), "k has a shape"),
+        ((q, k.half(), v, categories, None, 1.0), "k has a dtype"),
+        ((q, k, v, categories[:1], None, 1.0), "categories has a shape"),
+        ((q, k, v, categories.long(), None, 1.0), "categories has a dtype"),
+        ((q, k, v, None, GOOD.policy.double(), 1.0), "soft_policy has a dtype"),
+        ((q, k, v, None, None, 1.0), "expected categories or soft_policy"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            ops.forward("cpu")(*arguments)
 
 
 def test_unknown_backend():
@@ -142,6 +185,20 @@ def test_all_reasons_are_listed():
 def test_a_cuda_backend_needs_a_gpu():
     with pytest.raises(ValueError, match=r"backend: 'cuda' cannot serve"):
         call(backend="cuda")
+
+
+@pytest.mark.parametrize(("name", "accepted"), [("portable", True), ("mmx", False)])
+def test_instruction_set_by_environment_variable(name, accepted):
+    result = subprocess.run(
+        [sys.executable, "-c", "from grm_kernels import cpu; print(cpu.instruction_set())"],
+        env={**os.environ, cpu.ENVIRONMENT_VARIABLE: name},
+        capture_output=True,
+        text=True,
+    )
+    if accepted:
+        assert result.stdout.strip() == name
+    else:
+        assert f"environment variable {cpu.ENVIRONMENT_VARIABLE}: instruction set: expected one of" in result.stderr
 
 
 def test_unknown_instruction_set():

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from grm_kernels import category_attention, ops
 from tests.grm_kernels.problems import make_problem
@@ -82,6 +83,55 @@ def test_exports(backend, requires_grad):
     program = torch.export.export(Attention(), inputs)
     assert any(f"{backend.name}_forward" in str(node.target) for node in program.graph.nodes)
     assert torch.equal(program.module()(*inputs), Attention()(*inputs))
+
+
+def test_exported_program_takes_other_strides(backend):
+    """Export guards no strides: what is not adjacent is copied then, and not read as if it were."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, q, k, v, categories):
+            return category_attention(q, k, v, categories, backend=backend.name)
+
+    problem = make_problem(1, 2, 9, 16, device=backend.device)
+    program = torch.export.export(Attention(), (problem.q, problem.k, problem.v, problem.categories))
+    transposed = problem.k.transpose(2, 3).contiguous().transpose(2, 3)
+    expected = Attention()(problem.q, problem.k, problem.v, problem.categories)
+    assert torch.equal(program.module()(problem.q, transposed, problem.v, problem.categories), expected)
+
+
+class CalledOperators(TorchDispatchMode):
+    """The names of all operators that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(str(function))
+        return function(*args, **(kwargs or {}))
+
+
+def test_packed_input_is_not_copied(backend):
+    """Forward and backward from the views of a packed projection: one operator each, and views."""
+    problem = make_problem(2, 3, 20, 16, packed=True, policy=False, device=backend.device)
+    leaves = [x.requires_grad_() for x in (problem.q, problem.k, problem.v)]
+    with CalledOperators() as called:
+        out = category_attention(*leaves, problem.categories, backend=backend.name)
+        torch.autograd.grad(out.transpose(1, 2).reshape(2, 20, 48), leaves, torch.ones(2, 20, 48, device=out.device))
+    ours = [name for name in called.names if name.startswith("grm_kernels")]
+    assert ours == [f"grm_kernels.{backend.name}_forward.default", f"grm_kernels.{backend.name}_backward.default"]
+    copies = {"aten.copy_.default", "aten.clone.default", "aten._to_copy.default", "aten.contiguous.default"}
+    assert not copies & set(called.names)
+
+
+def test_autocast_casts_each_tensor_like_torch_does():
+    """Mixed dtypes meet in autocast's; float64 stays."""
+    problem = make_problem(1, 2, 12, 16)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        out = category_attention(problem.q, problem.k, problem.v.bfloat16(), problem.categories)
+        exact = category_attention(*(x.double() for x in (problem.q, problem.k, problem.v)), problem.categories)
+    assert out.dtype == torch.bfloat16
+    assert exact.dtype == torch.float64
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
