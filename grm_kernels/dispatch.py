@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from . import cpu
+from . import cpu, triton
 
 
 def _none(q: Tensor, *, needs_grad: bool) -> list[str]:
@@ -15,14 +15,19 @@ def _not_in_this_version(q: Tensor, *, needs_grad: bool) -> list[str]:
     return ["not part of this version"]
 
 
-#: Every backend in the order of the automatic choice, with the function that lists what keeps it from serving a call:
-#: (q, needs_grad) to reasons, none if it can. The other arguments are alike q in shape, dtype and device by then.
+#: Every backend, with the function that lists what keeps it from serving a call: (q, needs_grad) to reasons, none if it
+#: can. The other arguments are alike q in shape, dtype and device by then.
 BACKENDS: dict[str, Callable[..., list[str]]] = {
     "cuda": _not_in_this_version,
-    "triton": _not_in_this_version,
+    "triton": triton.not_supported_reasons,
     "cpu": cpu.not_supported_reasons,
     "reference": _none,
 }
+
+#: The order of the automatic choice by device type. The reference always serves: what stands after it has to be named,
+#: which on the CPU keeps Triton's interpreter for tests.
+_PREFERENCE = {"cuda": ("cuda", "triton", "reference", "cpu")}
+_PREFERENCE_ELSEWHERE = ("cpu", "reference", "triton", "cuda")
 
 
 def choose(q: Tensor, backend: str | None, *, needs_grad: bool) -> str:
@@ -33,7 +38,7 @@ def choose(q: Tensor, backend: str | None, *, needs_grad: bool) -> str:
 
     """
     if backend is None:
-        return next(name for name, reasons in BACKENDS.items() if not reasons(q, needs_grad=needs_grad))
+        return next(name for name in _preference(q) if not BACKENDS[name](q, needs_grad=needs_grad))
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected None or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     reasons = BACKENDS[backend](q, needs_grad=needs_grad)
@@ -53,7 +58,11 @@ def explain(q: Tensor, *, needs_grad: bool = False) -> dict[str, list[str]]:
         Backend name to reasons. The first backend without any is the one that `backend=None` takes.
 
     """
-    return {name: reasons(q, needs_grad=needs_grad) for name, reasons in BACKENDS.items()}
+    return {name: BACKENDS[name](q, needs_grad=needs_grad) for name in _preference(q)}
+
+
+def _preference(q: Tensor) -> tuple[str, ...]:
+    return _PREFERENCE.get(q.device.type, _PREFERENCE_ELSEWHERE)
 
 
 def _describe(q: Tensor) -> str:

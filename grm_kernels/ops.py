@@ -28,6 +28,11 @@ def empty_like_output(q: Tensor) -> Tensor:
     return q.new_empty(b, n, h, d).transpose(1, 2)
 
 
+def with_adjacent_channels(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors, copied where their last stride is not 1: an expanded gradient, an input of an exported program."""
+    return tuple(t if t.stride(-1) == 1 else t.contiguous() for t in tensors)
+
+
 def _fake_forward(q, k, v, categories, soft_policy, scale):
     return empty_like_output(q), q.new_empty(q.shape[:3], dtype=torch.float32)
 

@@ -1,5 +1,6 @@
 """What every test shares: the backends that can run here, and uninitialised memory that is not forgiving."""
 
+import importlib.util
 import os
 from dataclasses import dataclass
 
@@ -28,9 +29,17 @@ class Backend:
 
 HALF_AND_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
 BACKENDS = [Backend("cpu", "cpu", HALF_AND_FLOAT, name) for name in cpu.instruction_sets()]
+if importlib.util.find_spec("triton"):
+    if torch.cuda.is_available():
+        BACKENDS.append(Backend("triton", "cuda", HALF_AND_FLOAT))
+    elif os.environ["TRITON_INTERPRET"] == "1":
+        # The interpreter multiplies bfloat16 matrices wrongly.
+        BACKENDS.append(Backend("triton", "cpu", (torch.float32, torch.float16)))
 
 
-@pytest.fixture(params=BACKENDS, ids=str)
+@pytest.fixture(
+    params=[pytest.param(b, marks=pytest.mark.gpu if b.device == "cuda" else ()) for b in BACKENDS], ids=str
+)
 def backend(request):
     """Every backend that can run on this machine, the CPU once for every instruction set that it has."""
     if request.param.instruction_set is None:

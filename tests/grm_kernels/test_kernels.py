@@ -1,5 +1,7 @@
 """Every compiled backend against the float64 reference: values, lse and all gradients."""
 
+import mmap
+import sys
 from dataclasses import replace
 
 import pytest
@@ -87,6 +89,26 @@ def test_strided_input_is_read_in_place(backend):
     for q, k, v in (packed, [spread(x) for x in (dense.q, dense.k, dense.v)]):
         for name, result in solve(replace(dense, q=q, k=k, v=v), backend.name).items():
             assert torch.equal(result, expected[name]), name
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reserves memory in a way of Linux")
+def test_offsets_beyond_32_bits(backend):
+    """Heads and tokens so far apart that their offsets do not fit 32 bits, in memory that is reserved and not used."""
+    if backend.device != "cpu":
+        pytest.skip("reserves memory that a GPU would hold")
+    dense = make_problem(1, 2, 40, 16, torch.float16)
+    token, head = 2**26, 2**32
+    elements = head + 40 * token
+    flags = mmap.MAP_PRIVATE | 0x4000  # MAP_NORESERVE, which Python names from 3.13 on
+    names = ("q", "k", "v", "grad_out")
+    memory = {name: torch.frombuffer(mmap.mmap(-1, 2 * elements, flags=flags), dtype=torch.float16) for name in names}
+    wide = {
+        name: memory[name].as_strided(dense.q.shape, (elements, head, token, 1)).copy_(getattr(dense, name))
+        for name in names
+    }
+    expected, result = solve(dense, backend.name), solve(replace(dense, **wide), backend.name)
+    for name, value in expected.items():
+        assert torch.equal(result[name], value), name
 
 
 def test_gradient_of_expanded_output_gradient(backend):

@@ -1,0 +1,57 @@
+"""The Triton kernels: what they support, and their registration. Triton itself is imported with the first call."""
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from .. import ops
+from . import config
+
+#: Least compute capability that the kernels are written for.
+LEAST_CAPABILITY = (8, 0)
+
+_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_INSTALLED = importlib.util.find_spec("triton") is not None
+
+
+def not_supported_reasons(q: Tensor, *, needs_grad: bool) -> list[str]:
+    """What keeps the Triton kernels from serving a call with this q; nothing if they can."""
+    reasons = []
+    if not _INSTALLED:
+        reasons.append("Triton is not installed")
+    if q.device.type == "cuda":
+        if not torch.cuda.is_available() or torch.version.hip:
+            reasons.append("needs an NVIDIA GPU, there is none")
+        elif config.capability(q.device) < LEAST_CAPABILITY:
+            major, minor = config.capability(q.device)
+            reasons.append(f"needs compute capability 8.0 or later, {q.device} has {major}.{minor}")
+    elif q.device.type != "cpu" or os.environ.get("TRITON_INTERPRET") != "1":
+        reasons.append(
+            f"needs tensors on an NVIDIA GPU, got {q.device} (on the CPU, with TRITON_INTERPRET=1 in the environment, "
+            "Triton's interpreter serves: slow, for tests)"
+        )
+    if q.dtype not in _DTYPES:
+        reasons.append(f"needs float32, bfloat16 or float16, got {q.dtype}")
+    d = q.shape[-1]
+    if d % 16 or not 16 <= d <= 128:
+        reasons.append(f"needs D to be a multiple of 16 from 16 to 128, got {d}")
+    return reasons
+
+
+def _forward(*args):
+    from . import forward
+
+    return forward.forward(*args)
+
+
+def _backward(*args):
+    from . import backward
+
+    return backward.backward(*args)
+
+
+for _key in ("CUDA", "CPU"):
+    ops.LIBRARY.impl("triton_forward", _forward, _key)
+    ops.LIBRARY.impl("triton_backward", _backward, _key)

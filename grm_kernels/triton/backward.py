@@ -1,0 +1,260 @@
+"""Backward pass: a prologue (delta and the category order), the gradients, and the policy's sum over heads.
+
+The gradients of queries and of keys are swept by the same code, because "sees" is symmetric: a program owns a block
+of rows, of queries (with dout) or of keys (with values), and walks over tiles of the other kind. With the policy's
+gradient the tiles of blocked pairs are visited too, for the scores and dP only. See docs/attention.md.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .. import ops
+from ..reference import SATURATION
+from . import config, order
+from .order import write_order
+from .tiles import load_rows, load_tokens, policy_columns, sees, soft_weights, store_rows, tile_edges
+
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_LOG2_SATURATION = tl.constexpr(19.931568569324174)
+assert abs(2**_LOG2_SATURATION.value / SATURATION - 1) < 1e-12
+
+# Rows of one program of the prologue and of the sum over heads.
+_ROWS = 64
+# Per-head sums of a token: of dM_ij s_j and dM_ij p_j over keys j, and of dM_ji s_j and dM_ji p_j over queries j.
+_PLANES = tl.constexpr(4)
+
+
+@triton.jit
+def prologue_kernel(
+    out, out_b, out_h, out_n,
+    grad_out, grad_out_b, grad_out_h, grad_out_n,
+    grad_lse, delta,
+    categories, categories_b, categories_n, sorted_tokens, bounds,
+    B, H, N,
+    D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, SOFT: tl.constexpr,
+):  # fmt: skip
+    """The first B programs each sort an image (unless SOFT); the others compute Delta_i = dout_i . out_i - dlse_i."""
+    program = tl.program_id(0)
+    if not SOFT:
+        if program < B:
+            b = program.to(tl.int64)
+            write_order(categories, categories_b, categories_n, sorted_tokens, bounds, b, N, CHUNK)
+        program -= B
+    if program >= 0:
+        blocks = tl.cdiv(N, ROWS)
+        head = (program // blocks).to(tl.int64)
+        b, h = head // H, head % H
+        token = program % blocks * ROWS + tl.arange(0, ROWS)  # [ROWS]
+        exists = token < N
+        o = load_rows(out + b * out_b + h * out_h, token, out_n, exists, D, BD, True)  # [ROWS, BD]
+        do = load_rows(grad_out + b * grad_out_b + h * grad_out_h, token, grad_out_n, exists, D, BD, True)
+        dlse = tl.load(grad_lse + head * N + token, mask=exists, other=0.0)
+        tl.store(delta + head * N + token, tl.sum(o.to(tl.float32) * do.to(tl.float32), 1) - dlse, mask=exists)
+
+
+@triton.jit
+def sweep(
+    own_a, own_a_n, own_b, own_b_n, other_a, other_a_n, other_b, other_b_n,
+    grad_a, grad_b, partials, lse, delta, sorted_tokens, bounds, policy,
+    first, H, N, scale,
+    OWN_KEYS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    SOFT: tl.constexpr, POLICY: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """The block of ranks from `first` on meets all tiles of the other side, within one head.
+
+    Owning queries, a and b are q and dout, the others k and v; owning keys, a and b are k and v, the others q and dout.
+    Either way S = a . a', dP = b . b' and grad a = scale sum dS a'; keys also have grad b = sum P b'.
+    """
+    if SOFT:
+        n_t, n_ta = 0, 0
+        edges = (0, 0, tl.cdiv(N, TILE), tl.cdiv(N, TILE))
+    else:
+        n_t, n_ta = tl.load(bounds), tl.load(bounds + 1)
+        edges = tile_edges(first, tl.minimum(first + BLOCK, N), n_t, n_ta, N, TILE)
+        if POLICY:
+            edges = (0, edges[0], edges[3], tl.cdiv(N, TILE))
+
+    rank = first + tl.arange(0, BLOCK)  # [BLOCK]
+    exists = rank < N
+    token = load_tokens(sorted_tokens, rank, N, not SOFT)
+    a = load_rows(own_a, token, own_a_n, exists, D, BD, True)  # [BLOCK, BD]
+    b = load_rows(own_b, token, own_b_n, exists, D, BD, True)  # [BLOCK, BD]
+    p, s = policy_columns(policy, rank, n_t, n_ta, N, SOFT)
+    if not OWN_KEYS:
+        row_lse = tl.load(lse + token, mask=exists, other=0.0)[:, None] * _LOG2_E  # [BLOCK, 1]
+        row_delta = tl.load(delta + token, mask=exists, other=0.0)[:, None]
+
+    acc_a = tl.zeros([BLOCK, BD], tl.float32)
+    acc_b = tl.zeros([BLOCK, BD], tl.float32)
+    sum_p = tl.zeros([BLOCK], tl.float32)
+    sum_s = tl.zeros([BLOCK], tl.float32)
+    # With a policy: blocked tiles, those with a pair that is not, blocked tiles. Without: the edges and what is between
+    # them, as in the forward pass.
+    for phase in tl.static_range(3):
+        if phase == 1 or not SOFT:
+            for tile in range(edges[phase], edges[phase + 1]):
+                other = tile * TILE + tl.arange(0, TILE)  # [TILE]
+                there = other < N
+                other_token = load_tokens(sorted_tokens, other, N, not SOFT)
+                a_other = load_rows(other_a, other_token, other_a_n, there, D, BD, POLICY or SOFT or phase != 1)
+                b_other = load_rows(other_b, other_token, other_b_n, there, D, BD, POLICY or SOFT or phase != 1)
+                if OWN_KEYS:
+                    row_lse = tl.load(lse + other_token, mask=there, other=0.0)[None, :] * _LOG2_E  # [1, TILE]
+                    row_delta = tl.load(delta + other_token, mask=there, other=0.0)[None, :]
+
+                exponent = tl.dot(a, tl.trans(a_other), input_precision=PRECISION) * scale - row_lse  # [BLOCK, TILE]
+                dp = tl.dot(b, tl.trans(b_other), input_precision=PRECISION)  # [BLOCK, TILE]
+                if POLICY or SOFT:
+                    p_other, s_other = policy_columns(policy, other, n_t, n_ta, N, SOFT)
+                if SOFT:
+                    weights = soft_weights(rank, other, p, s, p_other, s_other)
+                    seen = ((weights > 0) | (weights != weights)) & there[None, :]
+                elif POLICY or phase != 1:
+                    seen = sees(rank, other, n_t, n_ta, N)
+                if POLICY:
+                    bounded = tl.minimum(exponent, _LOG2_SATURATION, propagate_nan=tl.PropagateNan.ALL)
+                    # With categories an exponent above the bound belongs to a blocked pair anyway.
+                    exponent = tl.where(seen, exponent, bounded) if SOFT else bounded
+                e = tl.exp2(exponent)
+                dm = e * (dp - row_delta)
+                if POLICY:
+                    free = tl.where(rank[:, None] == other[None, :], 0.0, dm)  # M_ii is fixed
+                    sum_p += tl.sum(free * p_other[None, :], 1)
+                    sum_s += tl.sum(free * s_other[None, :], 1)
+                if phase == 1 or not POLICY:
+                    if SOFT:
+                        e *= weights
+                        dm *= weights
+                    if POLICY or SOFT or phase != 1:
+                        e = tl.where(seen, e, 0.0)
+                        dm = tl.where(seen, dm, 0.0)
+                    acc_a = tl.dot(dm.to(a.dtype), a_other, acc_a, input_precision=PRECISION)
+                    if OWN_KEYS:
+                        acc_b = tl.dot(e.to(a.dtype), b_other, acc_b, input_precision=PRECISION)
+
+    store_rows(grad_a, token, H * D, exists, acc_a * (scale / _LOG2_E), D, BD)
+    if OWN_KEYS:
+        store_rows(grad_b, token, H * D, exists, acc_b, D, BD)
+    if POLICY:
+        planes = partials + (2 * N if OWN_KEYS else 0)
+        tl.store(planes + token, sum_s, mask=exists)
+        tl.store(planes + N + token, sum_p, mask=exists)
+
+
+@triton.jit
+def backward_kernel(
+    grad_out, grad_out_b, grad_out_h, grad_out_n,
+    q, q_b, q_h, q_n,
+    k, k_b, k_h, k_n,
+    v, v_b, v_h, v_n,
+    grad_q, grad_k, grad_v, partials, lse, delta, sorted_tokens, bounds, policy,
+    H, N, scale,
+    D: tl.constexpr, BD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    SOFT: tl.constexpr, POLICY: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """A program for every block of keys and for every block of queries of every head. `scale` is in units of log 2."""
+    blocks = tl.cdiv(N, BLOCK)
+    head = (tl.program_id(0) // (2 * blocks)).to(tl.int64)
+    block = tl.program_id(0) % (2 * blocks)
+    b, h = head // H, head % H
+    grad_out += b * grad_out_b + h * grad_out_h
+    q += b * q_b + h * q_h
+    k += b * k_b + h * k_h
+    v += b * v_b + h * v_h
+    result = b * N * H * D + h * D
+    lse += head * N
+    delta += head * N
+    if POLICY:
+        partials += head * _PLANES * N
+    if SOFT:
+        policy += b * N * 3
+    else:
+        sorted_tokens += b * N
+        bounds += 2 * b
+    if block < blocks:
+        sweep(
+            k, k_n, v, v_n, q, q_n, grad_out, grad_out_n,
+            grad_k + result, grad_v + result, partials, lse, delta, sorted_tokens, bounds, policy,
+            block * BLOCK, H, N, scale,
+            True, D, BD, BLOCK, TILE, SOFT, POLICY, PRECISION,
+        )  # fmt: skip
+    else:
+        sweep(
+            q, q_n, grad_out, grad_out_n, k, k_n, v, v_n,
+            grad_q + result, None, partials, lse, delta, sorted_tokens, bounds, policy,
+            (block - blocks) * BLOCK, H, N, scale,
+            False, D, BD, BLOCK, TILE, SOFT, POLICY, PRECISION,
+        )  # fmt: skip
+
+
+@triton.jit
+def policy_kernel(partials, grad_policy, H, N, ROWS: tl.constexpr):
+    """grad_policy (B, N, 3) = -(sum of the planes of all heads, in their order), and 0 for A."""
+    blocks = tl.cdiv(N, ROWS)
+    b = (tl.program_id(0) // blocks).to(tl.int64)
+    token = tl.program_id(0) % blocks * ROWS + tl.arange(0, ROWS)  # [ROWS]
+    exists = token < N
+    grad_p = tl.zeros([ROWS], tl.float32)
+    grad_s = tl.zeros([ROWS], tl.float32)
+    for h in range(0, H):
+        planes = partials + (b * H + h) * _PLANES * N + token
+        grad_p -= tl.load(planes, mask=exists, other=0.0) + tl.load(planes + 2 * N, mask=exists, other=0.0)
+        grad_s -= tl.load(planes + N, mask=exists, other=0.0) + tl.load(planes + 3 * N, mask=exists, other=0.0)
+    row = grad_policy + (b * N + token) * 3
+    tl.store(row, grad_p, mask=exists)
+    tl.store(row + 1, grad_s, mask=exists)
+    tl.store(row + 2, tl.zeros([ROWS], tl.float32), mask=exists)
+
+
+def backward(
+    grad_out: Tensor,
+    grad_lse: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    out: Tensor,
+    lse: Tensor,
+    categories: Tensor | None,
+    soft_policy: Tensor | None,
+    scale: float,
+    policy_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The operator `grm_kernels::triton_backward`: see ops.py."""
+    grad_out, q, k, v, out = ops.with_adjacent_channels(grad_out, q, k, v, out)
+    b, h, n, d = q.shape
+    grads = [ops.empty_like_output(q) for _ in range(3)]
+    grad_policy = torch.empty((b, n, 3) if policy_grad else (0,), dtype=torch.float32, device=q.device)
+    if q.numel() == 0:
+        return *grads, grad_policy.zero_()
+    soft = soft_policy is not None
+    kind = config.kind_of(q.dtype)
+    tiles = config.configuration("backward", kind, config.capability(q.device), d, n)
+    bd = triton.next_power_of_2(d)
+    delta = torch.empty_like(lse)
+    partials = torch.empty((b, h, _PLANES.value, n), dtype=torch.float32, device=q.device) if policy_grad else None
+    with config.on_device(q):
+        sorted_tokens, bounds = (None, None) if soft else order.empty_order(categories)
+        prologue_kernel[((0 if soft else b) + b * h * triton.cdiv(n, _ROWS),)](
+            out, *out.stride()[:3],
+            grad_out, *grad_out.stride()[:3],
+            grad_lse.contiguous(), delta,
+            categories, *(categories.stride() if not soft else (0, 0)), sorted_tokens, bounds,
+            b, h, n,
+            D=d, BD=bd, ROWS=_ROWS, CHUNK=order.chunk(n), SOFT=soft,
+        )  # fmt: skip
+        backward_kernel[(2 * b * h * triton.cdiv(n, tiles.block),)](
+            grad_out, *grad_out.stride()[:3],
+            q, *q.stride()[:3],
+            k, *k.stride()[:3],
+            v, *v.stride()[:3],
+            *grads, partials, lse, delta, sorted_tokens, bounds, soft_policy.contiguous() if soft else None,
+            h, n, scale * _LOG2_E.value,
+            D=d, BD=bd, BLOCK=tiles.block, TILE=tiles.tile,
+            SOFT=soft, POLICY=policy_grad, PRECISION="tf32" if kind == "tf32" else "ieee",
+            num_warps=tiles.warps, num_stages=tiles.stages, maxnreg=tiles.registers,
+        )  # fmt: skip
+        if policy_grad:
+            policy_kernel[(b * triton.cdiv(n, _ROWS),)](partials, grad_policy, h, n, ROWS=_ROWS)
+    return *grads, grad_policy

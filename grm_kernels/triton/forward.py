@@ -1,0 +1,115 @@
+"""Forward pass: a streaming softmax over the keys that a block of queries sees, both in category order."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .. import ops
+from . import config, order
+from .tiles import load_rows, load_tokens, policy_columns, sees, soft_weights, store_rows, tile_edges
+
+_LOG2_E = 1.4426950408889634
+_LN_2 = tl.constexpr(0.6931471805599453)
+# Stands for the maximum of no scores; finite, so that differences of two of them are not NaN.
+_NO_SCORE = tl.constexpr(-1e30)
+
+
+@triton.jit
+def forward_kernel(
+    q, q_b, q_h, q_n,
+    k, k_b, k_h, k_n,
+    v, v_b, v_h, v_n,
+    out, lse, sorted_tokens, bounds, policy,
+    H, N, scale,
+    D: tl.constexpr, BD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    SOFT: tl.constexpr, NEGATED: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """One program for every block of queries of every head. `scale` is not negative and in units of log 2."""
+    blocks = tl.cdiv(N, BLOCK)
+    head = (tl.program_id(0) // blocks).to(tl.int64)
+    b, h = head // H, head % H
+    first = tl.program_id(0) % blocks * BLOCK
+    last = tl.minimum(first + BLOCK, N)
+    q += b * q_b + h * q_h
+    k += b * k_b + h * k_h
+    v += b * v_b + h * v_h
+    if SOFT:
+        policy += b * N * 3
+        n_t, n_ta = 0, 0
+        edges = (0, tl.cdiv(N, TILE), tl.cdiv(N, TILE), tl.cdiv(N, TILE))
+    else:
+        sorted_tokens += b * N
+        n_t, n_ta = tl.load(bounds + 2 * b), tl.load(bounds + 2 * b + 1)
+        edges = tile_edges(first, last, n_t, n_ta, N, TILE)
+
+    rank = first + tl.arange(0, BLOCK)  # [BLOCK]
+    exists = rank < N
+    token = load_tokens(sorted_tokens, rank, N, not SOFT)
+    queries = load_rows(q, token, q_n, exists, D, BD, True)  # [BLOCK, BD]
+    if NEGATED:
+        queries = -queries
+    p, s = policy_columns(policy, rank, n_t, n_ta, N, SOFT)
+
+    maximum = tl.full([BLOCK], _NO_SCORE, tl.float32)  # of the scores before `scale`
+    total = tl.zeros([BLOCK], tl.float32)
+    acc = tl.zeros([BLOCK, BD], tl.float32)
+    # Tiles on an edge, tiles that the whole block sees, tiles on the other edge.
+    for phase in tl.static_range(3):
+        for tile in range(edges[phase], edges[phase + 1]):
+            other = tile * TILE + tl.arange(0, TILE)  # [TILE]
+            other_token = load_tokens(sorted_tokens, other, N, not SOFT)
+            keys = load_rows(k, other_token, k_n, other < N, D, BD, phase != 1)  # [TILE, BD]
+            values = load_rows(v, other_token, v_n, other < N, D, BD, phase != 1)  # [TILE, BD]
+            scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)  # [BLOCK, TILE]
+            if phase != 1:
+                if SOFT:
+                    p_other, s_other = policy_columns(policy, other, n_t, n_ta, N, SOFT)
+                    weights = soft_weights(rank, other, p, s, p_other, s_other)
+                    seen = ((weights > 0) | (weights != weights)) & (other < N)[None, :]
+                else:
+                    seen = sees(rank, other, n_t, n_ta, N)
+                scores = tl.where(seen, scores, _NO_SCORE)
+
+            new_maximum = tl.maximum(maximum, tl.max(scores, 1))
+            factor = tl.exp2((maximum - new_maximum) * scale)
+            e = tl.exp2(scores * scale - (new_maximum * scale)[:, None])
+            if phase != 1:
+                e = tl.where(seen, e, 0.0)
+                if SOFT:
+                    e *= weights
+            maximum = new_maximum
+            total = total * factor + tl.sum(e, 1)
+            acc = tl.dot(e.to(values.dtype), values, acc * factor[:, None], input_precision=PRECISION)
+
+    total = tl.where(exists, total, 1.0)  # ranks beyond the last may have seen nothing
+    store_rows(out + b * N * H * D + h * D, token, H * D, exists, acc / total[:, None], D, BD)
+    tl.store(lse + head * N + token, maximum * scale * _LN_2 + tl.log(total), mask=exists)
+
+
+def forward(
+    q: Tensor, k: Tensor, v: Tensor, categories: Tensor | None, soft_policy: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor]:
+    """The operator `grm_kernels::triton_forward`: see ops.py."""
+    q, k, v = ops.with_adjacent_channels(q, k, v)
+    b, h, n, d = q.shape
+    out = ops.empty_like_output(q)
+    lse = torch.empty((b, h, n), dtype=torch.float32, device=q.device)
+    if out.numel() == 0:
+        return out, lse
+    kind = config.kind_of(q.dtype)
+    tiles = config.configuration("forward", kind, config.capability(q.device), d, n)
+    soft = soft_policy is not None
+    with config.on_device(q):
+        sorted_tokens, bounds = (None, None) if soft else order.sort(categories)
+        forward_kernel[(b * h * triton.cdiv(n, tiles.block),)](
+            q, *q.stride()[:3],
+            k, *k.stride()[:3],
+            v, *v.stride()[:3],
+            out, lse, sorted_tokens, bounds, soft_policy.contiguous() if soft else None,
+            h, n, abs(scale) * _LOG2_E,
+            D=d, BD=triton.next_power_of_2(d), BLOCK=tiles.block, TILE=tiles.tile,
+            SOFT=soft, NEGATED=scale < 0, PRECISION="tf32" if kind == "tf32" else "ieee",
+            num_warps=tiles.warps, num_stages=tiles.stages, maxnreg=tiles.registers,
+        )  # fmt: skip
+    return out, lse
