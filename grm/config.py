@@ -1,0 +1,275 @@
+"""Typed configuration: what it may say, and how it is read from a preset or a file, with overrides.
+
+A configuration is YAML. Unknown keys are refused, and the answer names the valid ones.
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+Attention = Literal["fused", "masked", "separate"]
+Variant = Literal["two_stream", "one_stream", "ts", "tsa", "sa", "ranked"]
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message has one line for each fault."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CropConfig(_Section):
+    """A square crop around the target, as the model wants to see it."""
+
+    #: Side of the crop in pixels, as fed to the model.
+    size: int = Field(gt=0)
+    #: Side of the crop in the frame, in units of the square root of the target's area.
+    factor: float = Field(gt=0)
+
+
+class EncoderConfig(_Section):
+    """The vision transformer that reads template and search tokens together."""
+
+    width: int = Field(768, gt=0)
+    depth: int = Field(12, gt=0)
+    heads: int = Field(12, gt=0)
+    mlp_ratio: float = Field(4.0, gt=0)
+    #: Side of the patch that one token stands for, in pixels.
+    patch: int = Field(16, gt=0)
+    #: What makes tokens of pixels: "patch" is ViT's one convolution; "convolutions" halves the image log2(patch) times
+    #: with 3x3 convolutions, which is easier to train from nothing.
+    stem: Literal["patch", "convolutions"] = "patch"
+    #: Probability that a residual branch is dropped in training: rises linearly from 0 in the first layer to this.
+    drop_path: float = Field(0.1, ge=0, lt=1)
+    #: How dividing layers attend: one fused operator, or one of the paper's two implementations. They agree.
+    attention: Attention = "fused"
+    #: The backend of the fused operator (see `grm_kernels.category_attention`); null takes the fastest that can serve.
+    backend: str | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "EncoderConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width: expected a multiple of heads = {self.heads}, got {self.width}")
+        if self.stem == "convolutions" and self.patch & (self.patch - 1):
+            raise ValueError(f"patch: expected a power of two with stem: convolutions, got {self.patch}")
+        if self.backend is not None and self.attention != "fused":
+            raise ValueError(f"backend: only attention: fused has one, got attention: {self.attention}")
+        return self
+
+
+class DivisionConfig(_Section):
+    """How layers divide the search tokens: the variants of the paper's Tables 4 and 5 and of its appendix C."""
+
+    #: Table 4: "two_stream" (#1: no token meets the template but in the last layer), "one_stream" (#2: all do), "ts"
+    #: (#3: search tokens join S or T), "tsa" (#4: S, A or T), "sa" (#5, GRM: S or A). "ranked" is the prototype of
+    #: appendix C.1, trained by supervision only: the best-scored tokens join T, a band around the boundary A, others S.
+    variant: Variant = "sa"
+    #: Layers that divide, counted from 1; null: all but the first (Table 5). In the others all search tokens are A.
+    layers: tuple[int, ...] | None = None
+    #: How the template is summed up for the division (Table 5).
+    pooling: Literal["max", "average"] = "max"
+    #: Widths of the division module's two hidden layers.
+    hidden: tuple[int, int] = (384, 192)
+    #: Appendix C.3: attend by the predicted probabilities, in training and inference, instead of a decision.
+    soft: bool = False
+    #: Inference: a token interacts where P(S) is below this; null: arg-max.
+    threshold: float | None = Field(None, gt=0, lt=1)
+    #: Inference: this share of the search tokens interacts, those with the lowest P(S). With "ranked" in training too.
+    ratio: float | None = Field(None, ge=0, le=1)
+    #: With "ranked": the share of the search tokens, around the boundary that `ratio` sets, that is shared (A).
+    band: float = Field(0.0, ge=0, le=1)
+    #: Appendix C.2: dividing layers (counted from 1) whose search tokens are all of the one category given. Their
+    #: division modules keep their weights and are not run.
+    fixed: dict[int, Literal["S", "A"]] = {}
+
+    @field_validator("hidden")
+    @classmethod
+    def _positive(cls, hidden: tuple[int, int]) -> tuple[int, int]:
+        if min(hidden) < 1:
+            raise ValueError(f"expected positive widths, got {list(hidden)}")
+        return hidden
+
+    @model_validator(mode="after")
+    def _check(self) -> "DivisionConfig":
+        divides = self.variant not in ("two_stream", "one_stream")
+        if not divides and (self.layers or self.fixed):
+            raise ValueError(f"layers, fixed: variant {self.variant} divides in no layer")
+        if self.threshold is not None and self.ratio is not None:
+            raise ValueError("threshold, ratio: only one of them can decide, got both")
+        if (self.threshold is not None or self.ratio is not None) and (
+            not divides or self.variant == "tsa" or self.soft
+        ):
+            raise ValueError("threshold, ratio: only a hard division into two has one (variants sa, ts; ratio: ranked)")
+        if self.variant == "ranked":
+            if self.ratio is None:
+                raise ValueError("ratio: variant ranked needs one")
+        elif self.band:
+            raise ValueError(f"band: only variant ranked has one, got variant {self.variant}")
+        if self.soft and self.variant not in ("sa", "ts", "tsa"):
+            raise ValueError(f"soft: expected variant sa, ts or tsa, got {self.variant}")
+        return self
+
+
+class HeadConfig(_Section):
+    """The centre head."""
+
+    #: Channels of the first convolution of each branch; halved from each of the four to the next.
+    channels: int = Field(256, gt=0, multiple_of=8)
+
+
+class ModelConfig(_Section):
+    """Everything that decides what the model computes and which weights fit it."""
+
+    template: CropConfig = CropConfig(size=128, factor=2.0)
+    search: CropConfig = CropConfig(size=256, factor=4.0)
+    encoder: EncoderConfig = EncoderConfig()
+    division: DivisionConfig = DivisionConfig()
+    head: HeadConfig = HeadConfig()
+
+    @model_validator(mode="after")
+    def _check(self) -> "ModelConfig":
+        for name, crop in (("template", self.template), ("search", self.search)):
+            if crop.size % self.encoder.patch:
+                raise ValueError(
+                    f"{name}.size: expected a multiple of encoder.patch = {self.encoder.patch}, got {crop.size}"
+                )
+        depth, layers = self.encoder.depth, self.division_layers
+        wrong = [layer for layer in layers if not 1 <= layer <= depth]
+        if wrong or list(layers) != sorted(set(layers)):
+            raise ValueError(f"division.layers: expected rising numbers from 1 to {depth}, got {list(layers)}")
+        if unknown := sorted(set(self.division.fixed) - set(layers)):
+            raise ValueError(f"division.fixed: expected layers that divide ({_listed(layers)}), got {_listed(unknown)}")
+        if self.division.soft and self.encoder.attention == "separate":
+            raise ValueError("division.soft: separate attention needs decisions; use attention fused or masked")
+        return self
+
+    @property
+    def division_layers(self) -> tuple[int, ...]:
+        """The layers with a division module, counted from 1."""
+        if self.division.variant in ("two_stream", "one_stream"):
+            return ()
+        return tuple(range(2, self.encoder.depth + 1)) if self.division.layers is None else self.division.layers
+
+    @property
+    def template_tokens(self) -> int:
+        """Number of template tokens."""
+        return (self.template.size // self.encoder.patch) ** 2
+
+    @property
+    def search_side(self) -> int:
+        """Side F of the search region in tokens, and of the head's maps."""
+        return self.search.size // self.encoder.patch
+
+
+class Config(_Section):
+    """A whole configuration, as a YAML file has it."""
+
+    model: ModelConfig = ModelConfig()
+
+
+def presets() -> list[str]:
+    """Names of the configurations that come with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml") for entry in _preset_folder().iterdir() if entry.name.endswith(".yaml")
+    )
+
+
+def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Reads a configuration.
+
+    Args:
+        source: name of a preset (see `presets`), or path of a YAML file (ending in .yaml or .yml).
+        overrides: "key.sub=value" each, as in "model.division.threshold=0.4"; the value is YAML. Later ones win.
+
+    Raises:
+        ConfigError: no such preset or file, not YAML, an unknown key, a value that does not fit.
+
+    """
+    if str(source).endswith((".yaml", ".yml")):
+        path = Path(source)
+    elif str(source) in presets():
+        path = _preset_folder() / f"{source}.yaml"
+    else:
+        hint = _did_you_mean(str(source), presets())
+        raise ConfigError(f"{source}: no such preset{hint}; there are {_listed(presets())} (or name a .yaml file)")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{source}: cannot be read as YAML: {error}") from None
+    return parse_config(values, overrides, name=str(source))
+
+
+def parse_config(values: Any, overrides: Sequence[str] = (), *, name: str = "configuration") -> Config:
+    """Checks a configuration given as nested dictionaries; arguments and errors as in `load_config`.
+
+    Args:
+        values: what the YAML says; None for an empty file, which is all defaults.
+        overrides: as in `load_config`. `values` is left as it is.
+        name: what messages call the configuration.
+
+    """
+    if values is not None and not isinstance(values, dict):
+        raise ConfigError(f"{name}: expected keys and values, got {type(values).__name__}")
+    values = values or {}
+    for override in overrides:
+        values = _override(values, override)
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{name}: {_explain(fault)}" for fault in error.errors())) from None
+
+
+def _preset_folder() -> Any:
+    return files(__package__) / "configs"
+
+
+def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    names = key.strip().split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"override {override!r}: expected key.sub=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
+    values = dict(values)
+    section = values
+    for name in names[:-1]:
+        inner = section.get(name) or {}
+        if not isinstance(inner, dict):
+            raise ConfigError(f"override {override!r}: {name} has no keys, it is {inner!r}")
+        section[name] = dict(inner)
+        section = section[name]
+    section[names[-1]] = value
+    return values
+
+
+def _explain(fault: dict[str, Any]) -> str:
+    location = ".".join(map(str, fault["loc"]))
+    if fault["type"] != "extra_forbidden":
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "value_error":
+            return f"{location}: {message}" if location else message
+        got = "" if fault["type"] == "missing" else f", got {fault['input']!r}"
+        return f"{location}: {message[0].lower()}{message[1:]}{got}"
+    section: type[BaseModel] = Config
+    for name in fault["loc"][:-1]:
+        section = section.model_fields[name].annotation
+    valid = list(section.model_fields)
+    hint = _did_you_mean(str(fault["loc"][-1]), valid)
+    return f"{location}: unknown key{hint}; valid here: {_listed(valid)}"
+
+
+def _did_you_mean(name: str, valid: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(valid), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _listed(names: Iterable[Any]) -> str:
+    return ", ".join(map(str, names)) or "none"

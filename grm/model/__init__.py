@@ -1,0 +1,20 @@
+"""The GRM model: `GRM`, what it gives (`Prediction`, `Division`), and its weights."""
+
+from .division import Division
+from .grm import GRM, Prediction
+from .head import HeadMaps, decode_boxes
+from .pickles import WeightsError
+from .weights import load_model, load_pretrained_encoder, load_weights, save_weights
+
+__all__ = [
+    "GRM",
+    "Division",
+    "HeadMaps",
+    "Prediction",
+    "WeightsError",
+    "decode_boxes",
+    "load_model",
+    "load_pretrained_encoder",
+    "load_weights",
+    "save_weights",
+]

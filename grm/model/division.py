@@ -1,0 +1,116 @@
+"""Token division: which search tokens may meet the template (the paper's Section 3.3, its Table 4 and appendix C)."""
+
+import math
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grm_kernels import Category
+
+from ..config import DivisionConfig
+
+#: What the columns of a prediction stand for. Column 0 is S in every variant.
+COLUMNS: dict[str, tuple[Category, ...]] = {
+    "sa": (Category.S, Category.A),
+    "ts": (Category.S, Category.T),
+    "tsa": (Category.S, Category.A, Category.T),
+    "ranked": (Category.S, Category.T),
+}
+
+
+class Division(NamedTuple):
+    """What one layer did with the search tokens of a batch.
+
+    `log_probs` and `policy` are there where something is learnt or decided from them: in training in the layers that
+    divide, and with the soft policy always.
+    """
+
+    #: (B, search tokens) uint8, values of `Category`; None with the soft policy.
+    categories: Tensor | None
+    #: (B, search tokens, C) float32 or wider: log-probabilities of the categories in `COLUMNS` of the variant.
+    log_probs: Tensor | None = None
+    #: (B, search tokens, 3), columns T, S, A: the straight-through one-hot that attention got, or with the soft policy
+    #: the probabilities. What else is computed from it has a gradient, too.
+    policy: Tensor | None = None
+
+
+class TokenDivision(nn.Module):
+    """The division module of one layer: a small MLP on [search token; pooled template], and the decision.
+
+    Args:
+        width: of the tokens.
+        template_tokens: how many tokens, at the front of the sequence, are the template's.
+        search_tokens: how many follow.
+        config: the variant, pooling and decision.
+
+    """
+
+    def __init__(self, width: int, template_tokens: int, search_tokens: int, config: DivisionConfig):
+        super().__init__()
+        columns = COLUMNS[config.variant]
+        self.first = nn.Linear(2 * width, config.hidden[0])
+        self.second = nn.Linear(*config.hidden)
+        self.third = nn.Linear(config.hidden[1], len(columns))
+        self.template_tokens = template_tokens
+        self.columns = columns
+        self.pooling = config.pooling
+        self.soft = config.soft
+        self.supervised_only = config.variant == "ranked"
+        # P(S) < t is the same as log P(other) - log P(S) > log((1 - t) / t).
+        t = config.threshold or 0.5
+        self.margin = math.log((1 - t) / t)
+        self.register_buffer("column_categories", torch.tensor(columns, dtype=torch.uint8), persistent=False)
+        self.register_buffer("category_of_rank", _category_of_rank(search_tokens, config), persistent=False)
+
+    def forward(self, x: Tensor) -> Division:
+        """Divides the search tokens of x (B, N, width), the normalised [template; search] that attention reads too."""
+        logits = self._logits(x)
+        if not (self.training or self.soft):
+            return Division(self._decide(logits))
+        log_probs = F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        if self.soft:
+            return Division(None, log_probs, self._policy(log_probs.exp()))
+        if self.supervised_only:
+            return Division(self._decide(logits), log_probs)
+        sample = F.gumbel_softmax(log_probs, tau=1, hard=True)
+        return Division(self.column_categories[sample.argmax(-1)], log_probs, self._policy(sample))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        template, search = x[:, : self.template_tokens], x[:, self.template_tokens :]
+        pooled = template.amax(dim=1) if self.pooling == "max" else template.mean(dim=1)
+        # The first layer reads [search; pooled]: the product with the second half is the same for all search tokens.
+        # (To compute the first half's in one product with q, k, v was measured: no faster on a CPU, where the template
+        # tokens' share of it costs more than a call.)
+        for_search, for_template = self.first.weight.split(x.shape[-1], dim=1)
+        hidden = F.linear(search.flatten(0, 1), for_search).unflatten(0, search.shape[:2])
+        hidden = hidden + F.linear(pooled, for_template, self.first.bias).unsqueeze(1)
+        return self.third(F.gelu(self.second(F.gelu(hidden))))
+
+    def _decide(self, logits: Tensor) -> Tensor:
+        if len(self.columns) > 2:
+            return self.column_categories[logits.argmax(-1)]
+        score = logits[..., 1] - logits[..., 0]
+        if self.category_of_rank is None:
+            return torch.where(score > self.margin, self.column_categories[1], self.column_categories[0])
+        order = score.argsort(dim=-1, descending=True, stable=True)
+        categories = self.category_of_rank.expand_as(order)
+        return torch.empty_like(categories, memory_format=torch.contiguous_format).scatter(1, order, categories)
+
+    def _policy(self, columns: Tensor) -> Tensor:
+        by_category = dict(zip(self.columns, columns.unbind(-1), strict=True))
+        absent = torch.zeros_like(columns[..., 0])
+        return torch.stack([by_category.get(category, absent) for category in Category], dim=-1)
+
+
+def _category_of_rank(search_tokens: int, config: DivisionConfig) -> Tensor | None:
+    """(search_tokens,) uint8: the category of the token with the r-th highest score; None if ranks do not decide."""
+    if config.ratio is None:
+        return None
+    boundary = int(search_tokens * config.ratio)
+    half_band = int(search_tokens * config.band / 2)
+    ranks = torch.full((search_tokens,), Category.S, dtype=torch.uint8)
+    ranks[:boundary] = COLUMNS[config.variant][1]
+    ranks[max(0, boundary - half_band) : boundary + half_band] = Category.A
+    return ranks

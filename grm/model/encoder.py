@@ -1,0 +1,219 @@
+"""The encoder: a vision transformer over one sequence [template; search] whose layers divide the search tokens."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from grm_kernels import Category, category_attention, masked_attention, separate_attention
+from grm_kernels.categories import one_hot
+
+from ..config import EncoderConfig, ModelConfig
+from .convolution import ConvolutionBlock
+from .division import Division, TokenDivision
+
+NORM_EPSILON = 1e-6
+
+
+class Encoder(nn.Module):
+    """Stem, position embeddings, layers and the final normalisation.
+
+    Args:
+        config: of the whole model; sizes of the images included.
+
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        encoder = config.encoder
+        n_template, n_search = config.template_tokens, config.search_side**2
+        self.stem = _stem(encoder)
+        self.template_position = nn.Parameter(torch.empty(1, n_template, encoder.width))
+        self.search_position = nn.Parameter(torch.empty(1, n_search, encoder.width))
+        self.layers = nn.ModuleList(Layer(config, number) for number in range(1, encoder.depth + 1))
+        self.norm = nn.LayerNorm(encoder.width, eps=NORM_EPSILON)
+        self.apply(_initialize)
+        for position in (self.template_position, self.search_position):
+            nn.init.trunc_normal_(position, std=0.02)
+
+    def template_tokens(self, template: Tensor) -> Tensor:
+        """Tokens (B, N_template, width) of template images (B, 3, h, w), positions added."""
+        return self._embed(template) + self.template_position
+
+    def search_tokens(self, search: Tensor) -> Tensor:
+        """Tokens (B, N_search, width) of search images (B, 3, H, W), positions added."""
+        return self._embed(search) + self.search_position
+
+    def forward(self, template: Tensor, search: Tensor) -> tuple[Tensor, tuple[Division, ...]]:
+        """Relates tokens: (B, N_template, width) and (B, N_search, width) to features of the search region.
+
+        Returns:
+            features: (B, N_search, width), normalised.
+            divisions: what each layer did, first to last.
+
+        """
+        x = torch.cat([template, search], dim=1)
+        divisions = []
+        for layer in self.layers:
+            x, division = layer(x)
+            divisions.append(division)
+        return self.norm(x), tuple(divisions)
+
+    def _embed(self, image: Tensor) -> Tensor:
+        return self.stem(image.to(self.search_position.dtype)).flatten(2).transpose(1, 2)
+
+
+class Layer(nn.Module):
+    """One pre-norm transformer layer; the last one gives the search tokens only, as nothing reads the template's.
+
+    Args:
+        config: of the whole model.
+        number: of the layer, counted from 1.
+
+    """
+
+    def __init__(self, config: ModelConfig, number: int):
+        super().__init__()
+        encoder = config.encoder
+        self.norm1 = nn.LayerNorm(encoder.width, eps=NORM_EPSILON)
+        self.attention = Attention(config, number)
+        self.norm2 = nn.LayerNorm(encoder.width, eps=NORM_EPSILON)
+        self.mlp = nn.Sequential(
+            nn.Linear(encoder.width, int(encoder.width * encoder.mlp_ratio)),
+            nn.GELU(),
+            nn.Linear(int(encoder.width * encoder.mlp_ratio), encoder.width),
+        )
+        self.drop_path = DropPath(encoder.drop_path * (number - 1) / max(1, encoder.depth - 1))
+        self.first_token_kept = config.template_tokens if number == encoder.depth else 0
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Division]:
+        """(B, N, width) to the same, or to (B, N_search, width) in the last layer, and the layer's division."""
+        attended, division = self.attention(self.norm1(x))
+        if self.first_token_kept:
+            x, attended = x[:, self.first_token_kept :], attended[:, self.first_token_kept :].contiguous()
+        x = x + self.drop_path(self.attention.projection(attended))
+        return x + self.drop_path(self.mlp(self.norm2(x))), division
+
+
+class Attention(nn.Module):
+    """Multi-head attention among the categories that the layer's division, or its configuration, gives the tokens.
+
+    The output projection is left to the caller, which knows the tokens whose output is needed.
+
+    Args:
+        config: of the whole model.
+        number: of the layer, counted from 1.
+
+    """
+
+    def __init__(self, config: ModelConfig, number: int):
+        super().__init__()
+        encoder = config.encoder
+        n_template, n_search = config.template_tokens, config.search_side**2
+        self.heads = encoder.heads
+        self.template_tokens = n_template
+        self.implementation = encoder.attention
+        self.backend = encoder.backend
+        self.qkv = nn.Linear(encoder.width, 3 * encoder.width)
+        self.projection = nn.Linear(encoder.width, encoder.width)
+        self.division = None
+        if number in config.division_layers:
+            self.division = TokenDivision(encoder.width, n_template, n_search, config.division)
+        self.fixed = _fixed_category(config, number)
+        if self.fixed is not None and self.division is not None:
+            self.division.requires_grad_(False)  # kept for its weights only: neither optimised nor waited for
+
+        categories = torch.full((1, n_template + n_search), Category.T, dtype=torch.uint8)
+        if self.fixed is not None:
+            categories[:, n_template:] = self.fixed
+        self.register_buffer("categories", categories, persistent=False)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Division]:
+        """Attends among normalised tokens (B, N, width): what goes into the output projection, and the division."""
+        b, n, _ = x.shape
+        q, k, v = self.heads_of(x)
+        if self.fixed is not None:
+            categories = self.categories.expand(b, n)
+            division = Division(categories[:, self.template_tokens :])
+            out = self._attend_fixed(q, k, v, categories)
+        else:
+            division = self.division(x)
+            out = self._attend(q, k, v, division)
+        return out.transpose(1, 2).flatten(2), division
+
+    def heads_of(self, x: Tensor) -> tuple[Tensor, ...]:
+        """q, k, v (B, heads, N, D) of normalised tokens (B, N, width): views of their packed projection, not copies."""
+        return self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, division: Division) -> Tensor:
+        template = self.categories[:, : self.template_tokens].expand(q.shape[0], -1)
+        categories, policy = division.categories, division.policy
+        if categories is not None:
+            categories = torch.cat([template, categories], dim=1)
+        if policy is not None:
+            policy = torch.cat([one_hot(template, policy.dtype), policy], dim=1)
+        if self.implementation == "fused":
+            soft = categories is None
+            return category_attention(q, k, v, categories, policy, soft=soft, backend=self.backend)
+        if self.implementation == "masked":
+            return masked_attention(q, k, v, one_hot(categories) if policy is None else policy)
+        if policy is not None:
+            raise RuntimeError("separate attention does not train the division: use attention fused or masked to train")
+        return separate_attention(q, k, v, categories)
+
+    def _attend_fixed(self, q: Tensor, k: Tensor, v: Tensor, categories: Tensor) -> Tensor:
+        if self.implementation == "fused":
+            return category_attention(q, k, v, categories, backend=self.backend)
+        if self.fixed == Category.A:
+            return F.scaled_dot_product_attention(q, k, v)
+        sizes = [self.template_tokens, q.shape[2] - self.template_tokens]
+        parts = zip(*(tensor.split(sizes, dim=2) for tensor in (q, k, v)), strict=True)
+        return torch.cat([F.scaled_dot_product_attention(*part) for part in parts], dim=2)
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training drops a residual branch for whole samples, and scales up the ones it keeps.
+
+    Args:
+        probability: that a sample's branch is dropped.
+
+    """
+
+    def __init__(self, probability: float):
+        super().__init__()
+        self.probability = probability
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drops samples of x (B, N, width)."""
+        if not self.training or self.probability == 0:
+            return x
+        keep = 1 - self.probability
+        return x * (x.new_empty(x.shape[0], 1, 1).bernoulli_(keep) / keep)
+
+    def extra_repr(self) -> str:
+        """Shown in the module's representation."""
+        return f"probability={self.probability:g}"
+
+
+def _stem(config: EncoderConfig) -> nn.Module:
+    if config.stem == "patch":
+        return nn.Conv2d(3, config.width, config.patch, stride=config.patch)
+    halvings = config.patch.bit_length() - 1
+    channels = [3, *(config.width >> (halvings - 1 - i) for i in range(halvings))]
+    blocks = [ConvolutionBlock(channels[i], channels[i + 1], stride=2) for i in range(halvings)]
+    return nn.Sequential(*blocks, nn.Conv2d(config.width, config.width, 1))
+
+
+def _fixed_category(config: ModelConfig, number: int) -> Category | None:
+    """The category of all search tokens of a layer; None where its division module says."""
+    if number in config.division_layers:
+        name = config.division.fixed.get(number)
+        return None if name is None else Category[name]
+    # The two-stream form has its template meet the search region in the last layer.
+    two_stream = config.division.variant == "two_stream" and number < config.encoder.depth
+    return Category.S if two_stream else Category.A
+
+
+def _initialize(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.bias)

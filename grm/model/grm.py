@@ -1,0 +1,102 @@
+"""GRM: encoder and centre head."""
+
+import copy
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from ..config import ModelConfig
+from .convolution import ConvolutionBlock
+from .division import Division
+from .encoder import Encoder
+from .head import CenterHead, decode_boxes
+
+
+class Prediction(NamedTuple):
+    """What GRM says of a batch of B search regions of F x F cells; float32 (float64 for a model in it)."""
+
+    #: (B, 4): centre x, centre y, width, height in sides of the search region; not clipped.
+    boxes: Tensor
+    #: (B,) in [1e-4, 1 - 1e-4]: the score map at the chosen cell, without the window.
+    scores: Tensor
+    #: (B, 1, F, F) in [1e-4, 1 - 1e-4].
+    score_map: Tensor
+    #: (B, 2, F, F) in [1e-4, 1 - 1e-4]: width and height.
+    size_map: Tensor
+    #: (B, 2, F, F): x and y in cells.
+    offset_map: Tensor
+    #: One for every layer, first to last.
+    divisions: tuple[Division, ...]
+
+
+class GRM(nn.Module):
+    """The tracker's network (Gao, Zhou, Zhang, CVPR 2023), with new weights; see `grm.model.weights` for others.
+
+    Args:
+        config: sizes, variant and implementation.
+
+    """
+
+    def __init__(self, config: ModelConfig):
+        super().__init__()
+        self.config = config
+        self.prepared = False
+        self.encoder = Encoder(config)
+        self.head = CenterHead(config.encoder.width, config.head.channels)
+
+    def template_tokens(self, template: Tensor) -> Tensor:
+        """Tokens of templates, to be computed once for a target: (B, 3, h, w) as in `forward` to (B, N, width)."""
+        _check_images("template", template, self.config.template.size)
+        return self.encoder.template_tokens(template)
+
+    def forward(self, template: Tensor, search: Tensor, window: Tensor | None = None) -> Prediction:
+        """Finds the targets of `template` in `search`.
+
+        Args:
+            template: (B, 3, h, w) images, RGB with ImageNet's mean and deviation taken out, of any float dtype; or the
+                (B, N, width) of `template_tokens`.
+            search: (B, 3, H, W), likewise normalised images.
+            window: (F, F), multiplies the scores for the choice of the cell that gives the box.
+
+        Raises:
+            ValueError: a shape is not the one that the configuration says.
+
+        """
+        tokens = self.template_tokens(template) if template.dim() == 4 else template
+        _check_images("search", search, self.config.search.size)
+        expected = (search.shape[0], self.config.template_tokens, self.config.encoder.width)
+        if tokens.shape != expected:
+            raise ValueError(f"template: expected tokens {expected} for this search, got shape {tuple(tokens.shape)}")
+        features, divisions = self.encoder(tokens, self.encoder.search_tokens(search))
+        side = self.config.search_side
+        maps = self.head(features.transpose(1, 2).unflatten(2, (side, side)))
+        boxes, scores = decode_boxes(maps, window)
+        return Prediction(boxes, scores, *maps, divisions)
+
+    def prepare_inference(self) -> "GRM":
+        """A copy in evaluation mode with the batch normalisations folded into the convolutions before them.
+
+        It computes the same, faster. It cannot be trained, and its weights are neither saved nor loaded: keep the
+        original for that.
+        """
+        if self.prepared:
+            return copy.deepcopy(self)
+        prepared = copy.deepcopy(self).eval().requires_grad_(False)
+        for module in prepared.modules():
+            if isinstance(module, ConvolutionBlock):
+                module.fold()
+        prepared.prepared = True
+        # The features come in this order from the encoder.
+        return prepared.to(memory_format=torch.channels_last)
+
+    def train(self, mode: bool = True) -> "GRM":
+        """As of any module; a prepared model refuses."""
+        if mode and self.prepared:
+            raise RuntimeError("a model prepared for inference cannot be trained; train the one it was prepared from")
+        return super().train(mode)
+
+
+def _check_images(name: str, images: Tensor, size: int) -> None:
+    if images.dim() != 4 or images.shape[1:] != (3, size, size):
+        raise ValueError(f"{name}: expected images of shape (B, 3, {size}, {size}), got {tuple(images.shape)}")

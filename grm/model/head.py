@@ -1,0 +1,79 @@
+"""The centre head: from features of the search region to a box."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from .convolution import ConvolutionBlock
+
+#: Scores and sizes stay this far from 0 and 1, for the sake of the focal loss.
+MARGIN = 1e-4
+
+
+class HeadMaps(NamedTuple):
+    """What the head says of every cell of the search region, F x F of them; float32 or wider."""
+
+    #: (B, 1, F, F) in [1e-4, 1 - 1e-4]: is this cell the centre of the target?
+    score: Tensor
+    #: (B, 2, F, F) in [1e-4, 1 - 1e-4]: width and height of the target, in sides of the search region.
+    size: Tensor
+    #: (B, 2, F, F): x and y of the target's centre, in cells from the cell's corner.
+    offset: Tensor
+
+
+class CenterHead(nn.Module):
+    """Three branches (centre, size, offset) of four convolution blocks and a 1x1 convolution each.
+
+    Args:
+        width: channels of the features.
+        channels: of the first block; halved from each to the next.
+
+    """
+
+    def __init__(self, width: int, channels: int):
+        super().__init__()
+        self.center = _branch(width, channels, 1)
+        self.size = _branch(width, channels, 2)
+        self.offset = _branch(width, channels, 2)
+        for parameter in self.parameters():
+            if parameter.dim() > 1:
+                nn.init.xavier_uniform_(parameter)
+
+    def forward(self, features: Tensor) -> HeadMaps:
+        """Maps of features (B, width, F, F)."""
+        score, size, offset = (_widened(branch(features)) for branch in (self.center, self.size, self.offset))
+        return HeadMaps(score.sigmoid().clamp(MARGIN, 1 - MARGIN), size.sigmoid().clamp(MARGIN, 1 - MARGIN), offset)
+
+
+def decode_boxes(maps: HeadMaps, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The box at the cell with the highest score: ((x + dx) / F, (y + dy) / F, w, h).
+
+    Args:
+        maps: of a batch of B.
+        window: (F, F), multiplies the scores for the choice of the cell.
+
+    Returns:
+        boxes: (B, 4) as centre x, centre y, width, height in sides of the search region; not clipped.
+        scores: (B,), the score at the cell, without the window.
+
+    """
+    side = maps.score.shape[-1]
+    score = maps.score.flatten(1)  # (B, F * F)
+    cell = (score if window is None else score * window.flatten()).argmax(dim=1, keepdim=True)
+    size, offset = (
+        m.flatten(2).gather(2, cell.unsqueeze(1).expand(-1, 2, 1)).squeeze(2) for m in (maps.size, maps.offset)
+    )
+    corner = torch.cat([cell % side, cell // side], dim=1)
+    return torch.cat([(corner + offset) / side, size], dim=1), score.gather(1, cell).squeeze(1)
+
+
+def _branch(width: int, channels: int, outputs: int) -> nn.Sequential:
+    widths = [width, *(channels >> i for i in range(4))]
+    blocks = [ConvolutionBlock(widths[i], widths[i + 1]) for i in range(4)]
+    return nn.Sequential(*blocks, nn.Conv2d(widths[-1], outputs, 1))
+
+
+def _widened(x: Tensor) -> Tensor:
+    """To float32 at least: eight bits of a coordinate are not enough."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

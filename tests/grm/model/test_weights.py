@@ -1,0 +1,429 @@
+"""Weights: round trips, foreign files, strictness, and pickles that mean harm."""
+
+import importlib
+import io
+import os
+import pickle
+import sys
+import types
+import zipfile
+from collections import OrderedDict
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+
+from grm.config import ConfigError
+from grm.model import GRM, WeightsError, load_model, load_pretrained_encoder, load_weights, save_weights
+from grm.model.pickles import Placeholder, read_pickled_checkpoint
+
+from .small import images, small_config, small_model
+
+
+def assert_same_state(actual, expected):
+    assert actual.keys() == expected.keys()
+    for name in expected:
+        assert torch.equal(actual[name], expected[name]), name
+
+
+# --- our own files ---
+
+
+def test_round_trip_keeps_weights_and_configuration(tmp_path):
+    model = small_model("division.threshold=0.3")
+    save_weights(model, tmp_path / "model.safetensors", {"epoch": "7"})
+    loaded = load_model(tmp_path / "model.safetensors")
+    assert loaded.config == model.config
+    assert not loaded.training
+    assert_same_state(loaded.state_dict(), model.state_dict())
+    assert torch.equal(loaded(*images()).boxes, model(*images()).boxes)
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+    again = GRM(small_config())
+    load_weights(again, tmp_path / "model.safetensors")
+    assert_same_state(again.state_dict(), model.state_dict())
+
+
+def test_overrides_of_the_configuration_in_a_file(tmp_path):
+    path = tmp_path / "model.safetensors"
+    save_weights(small_model(), path)
+    assert load_model(path, ["model.division.threshold=0.7"]).config.division.threshold == 0.7
+    assert load_model(path, ["model.division.fixed={2: A}"]).config.division.fixed == {2: "A"}
+    with pytest.raises(ConfigError, match="did you mean 'threshold'"):
+        load_model(path, ["model.division.treshold=0.7"])
+    with pytest.raises(WeightsError, match=r"missing: encoder\.layers\.4\."):
+        load_model(path, ["model.encoder.depth=5"])
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    save_weights(small_model(), path)
+    before = path.read_bytes()
+    monkeypatch.setattr("grm.model.weights.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        save_weights(small_model(seed=4), path)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["model.safetensors"]
+
+
+def test_prepared_models_are_not_saved(tmp_path):
+    with pytest.raises(ValueError, match="save the one it was prepared from"):
+        save_weights(small_model().prepare_inference(), tmp_path / "model.safetensors")
+
+
+def test_files_that_are_not_ours(tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"not at all")
+    with pytest.raises(WeightsError, match="not a safetensors file, or a broken one"):
+        load_model(path)
+    save_file({"x": torch.zeros(1)}, path)
+    with pytest.raises(WeightsError, match="not written by save_weights"):
+        load_model(path)
+    save_weights(small_model(), path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match="not a safetensors file, or a broken one"):
+        load_model(path)
+    with pytest.raises(OSError, match="missing"):
+        load_model(tmp_path / "missing.safetensors")
+
+
+def test_missing_unexpected_and_misshapen_tensors_are_named_at_once(tmp_path):
+    path = tmp_path / "model.safetensors"
+    model = small_model()
+    save_weights(model, path)
+    metadata = {"format": "grm-1", "config": model.config.model_dump_json()}
+    tensors = load_file(path)
+    del tensors["encoder.norm.bias"]
+    tensors["encoder.surplus"] = torch.zeros(1)
+    tensors["head.size.4.weight"] = torch.zeros(3, 2)
+    save_file(tensors, path, metadata)
+    target = small_model(seed=4)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    with pytest.raises(WeightsError) as error:
+        load_weights(target, path)
+    assert "missing: encoder.norm.bias" in str(error.value)
+    assert "unexpected: encoder.surplus" in str(error.value)
+    assert "of another shape: head.size.4.weight (expected (2, 2, 1, 1), got (3, 2))" in str(error.value)
+    assert_same_state(target.state_dict(), before)
+
+
+# --- published checkpoints ---
+
+
+def published(model):
+    """The state of a model under the published names, written down from their description."""
+    state = model.state_dict()
+    net = OrderedDict(
+        {
+            "backbone.cls_token": torch.zeros(1, 1, 32),
+            "backbone.pos_embed": torch.zeros(1, 197, 32),
+            "backbone.pos_embed_z": state["encoder.template_position"],
+            "backbone.pos_embed_x": state["encoder.search_position"],
+        }
+    )
+    net._metadata = {"": {"version": 1}}  # as a module's state has it
+    for kind in ("weight", "bias"):
+        net[f"backbone.patch_embed.proj.{kind}"] = state[f"encoder.stem.{kind}"]
+        net[f"backbone.norm.{kind}"] = state[f"encoder.norm.{kind}"]
+        for i in range(model.config.encoder.depth):
+            theirs, ours = f"backbone.blocks.{i}", f"encoder.layers.{i}"
+            for a, b in (("norm1", "norm1"), ("norm2", "norm2"), ("attn.qkv", "attention.qkv"), ("mlp.fc1", "mlp.0")):
+                net[f"{theirs}.{a}.{kind}"] = state[f"{ours}.{b}.{kind}"]
+            net[f"{theirs}.mlp.fc2.{kind}"] = state[f"{ours}.mlp.2.{kind}"]
+            net[f"{theirs}.attn.proj.{kind}"] = state[f"{ours}.attention.projection.{kind}"]
+            for index, name in ((0, "first"), (2, "second"), (4, "third")) if i > 0 else ():
+                net[f"{theirs}.attn.divide_predict.{index}.{kind}"] = state[f"{ours}.attention.division.{name}.{kind}"]
+    for theirs, ours in (("ctr", "center"), ("offset", "offset"), ("size", "size")):
+        for stage in range(1, 5):
+            for kind in ("weight", "bias"):
+                net[f"box_head.conv{stage}_{theirs}.0.{kind}"] = state[f"head.{ours}.{stage - 1}.convolution.{kind}"]
+            for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
+                net[f"box_head.conv{stage}_{theirs}.1.{kind}"] = state[f"head.{ours}.{stage - 1}.norm.{kind}"]
+        for kind in ("weight", "bias"):
+            net[f"box_head.conv5_{theirs}.{kind}"] = state[f"head.{ours}.4.{kind}"]
+    return net
+
+
+@pytest.fixture
+def foreign_module():
+    """A module that exists while a checkpoint is written, and is gone when it is read."""
+    module = types.ModuleType("foreign_trainer")
+
+    class Settings:
+        pass
+
+    class Meter(dict):
+        pass
+
+    for cls in (Settings, Meter):
+        cls.__module__, cls.__qualname__ = "foreign_trainer", cls.__name__
+        setattr(module, cls.__name__, cls)
+    sys.modules["foreign_trainer"] = module
+    yield module
+    sys.modules.pop("foreign_trainer", None)
+
+
+def test_published_checkpoint_with_foreign_classes(tmp_path, foreign_module):
+    model = small_model()
+    settings, meter = foreign_module.Settings(), foreign_module.Meter(loss=torch.ones(3))
+    settings.batch_size, settings.nested = 40, [foreign_module.Settings()]
+    checkpoint = {"epoch": 300, "net": published(model), "settings": settings, "stats": meter, "dtype": torch.float16}
+    torch.save(checkpoint, tmp_path / "GRM_ep0300.pth.tar")
+    del sys.modules["foreign_trainer"]
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / "GRM_ep0300.pth.tar", weights_only=True)
+
+    loaded = GRM(small_config())
+    load_weights(loaded, tmp_path / "GRM_ep0300.pth.tar")
+    assert_same_state(loaded.state_dict(), model.state_dict())
+    assert "foreign_trainer" not in sys.modules
+
+
+def test_published_checkpoint_is_read_strictly(tmp_path):
+    path = tmp_path / "GRM.pth.tar"
+    net = published(small_model())
+    del net["backbone.blocks.2.attn.divide_predict.4.bias"]
+    net["backbone.surplus"] = torch.zeros(1)
+    net["box_head.conv6_ctr.weight"] = torch.zeros(1)
+    net["box_head.conv5_ctr.weight"] = 3
+    torch.save({"net": net}, path)
+    with pytest.raises(WeightsError) as error:
+        load_weights(small_model(), path)
+    assert "missing: encoder.layers.2.attention.division.third.bias" in str(error.value)
+    assert "unexpected: backbone.surplus, box_head.conv6_ctr.weight" in str(error.value)
+    assert "head.center.4.weight (expected (1, 2, 1, 1), got int)" in str(error.value)
+
+
+def test_two_layers_more_are_two_layers_of_names(tmp_path):
+    torch.save({"net": published(small_model())}, tmp_path / "GRM.pth.tar")
+    with pytest.raises(WeightsError, match=r"missing: encoder\.layers\.4\..* and 16 more"):
+        load_weights(small_model("encoder.depth=6"), tmp_path / "GRM.pth.tar")
+
+
+@pytest.mark.parametrize("content", [{"model": {}}, {"net": 3}, {"net": {3: torch.zeros(1)}}, [1, 2]], ids=str)
+def test_other_checkpoints_are_refused(tmp_path, content):
+    torch.save(content, tmp_path / "other.pth")
+    with pytest.raises(
+        WeightsError, match=r"not a published GRM checkpoint: expected a dictionary of tensors under 'net'"
+    ):
+        load_weights(small_model(), tmp_path / "other.pth")
+
+
+# --- pickles ---
+
+
+class Harm:
+    """Pickles into a call of any function."""
+
+    def __init__(self, function, *arguments):
+        self.call = (function, arguments)
+
+    def __reduce__(self):
+        return self.call
+
+
+def write_checkpoint(path, data):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("planted/data.pkl", data)
+        archive.writestr("planted/byteorder", "little")
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
+@pytest.mark.parametrize("where", ["net", "beside"])
+def test_nothing_that_a_pickle_names_is_called(tmp_path, protocol, where):
+    mark = tmp_path / "mark"
+    harms = [
+        Harm(os.system, f"touch {mark}"),
+        Harm(eval, f"open({str(mark)!r}, 'w')"),
+        Harm(open, str(mark), "w"),
+        Harm(importlib.import_module, "this"),
+        Harm(os.mkdir, str(mark)),
+    ]
+    checkpoint = {"net": {"x": 1}, "planted": harms}
+    if where == "net":
+        checkpoint = {"net": {"x": harms[0]}}
+    write_checkpoint(tmp_path / "planted.pth.tar", pickle.dumps(checkpoint, protocol))
+    read = read_pickled_checkpoint(tmp_path / "planted.pth.tar")
+    planted = read["planted"] if where == "beside" else [read["net"]["x"]]
+    assert all(isinstance(item, Placeholder) for item in planted)
+    with pytest.raises(WeightsError):
+        load_weights(small_model(), tmp_path / "planted.pth.tar")
+    assert not mark.exists()
+    assert "this" not in sys.modules
+
+
+def test_nothing_that_a_pickle_names_is_imported(tmp_path, monkeypatch):
+    mark = tmp_path / "mark"
+    (tmp_path / "planted_module.py").write_text(f"open({str(mark)!r}, 'w')\nclass Thing: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    for data in (
+        b"cplanted_module\nThing\n.",
+        b"\x80\x04\x8c\x0eplanted_module\x8c\x05Thing\x93.",
+        b"(iplanted_module\nThing\n.",
+    ):
+        write_checkpoint(tmp_path / "planted.pth.tar", data)
+        read_pickled_checkpoint(tmp_path / "planted.pth.tar")
+    assert "planted_module" not in sys.modules
+    assert not mark.exists()
+
+
+def test_foreign_objects_may_be_filled_and_called(tmp_path):
+    # A global, called, then filled as a list, a set and a dictionary, given a state, and its result called.
+    data = b"\x80\x04cforeign\nThing\n)R" + b"K\x01a(K\x02K\x03e(K\x04\x90" + b"K\x05K\x06s}b" + b")R."
+    write_checkpoint(tmp_path / "x.pth", data)
+    assert isinstance(read_pickled_checkpoint(tmp_path / "x.pth"), Placeholder)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"garbage",
+        b"\x80\x04}",  # no end
+        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02tR.",  # not a storage
+        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NK\x04tQ.",  # no record
+    ],
+)
+def test_broken_pickles_are_one_error(tmp_path, data):
+    write_checkpoint(tmp_path / "x.pth", data)
+    with pytest.raises(WeightsError, match=r"x\.pth: the checkpoint is broken"):
+        read_pickled_checkpoint(tmp_path / "x.pth")
+
+
+def test_tensors_outside_of_their_storage_are_refused(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save({"net": {"x": torch.arange(4.0)}}, path)
+    with zipfile.ZipFile(path) as archive:
+        records = {name: archive.read(name) for name in archive.namelist()}
+    record = next(name for name in records if name.endswith("data/0"))
+    for shorter in (b"", b"\0" * 8):
+        records[record] = shorter
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in records.items():
+                archive.writestr(name, data)
+        with pytest.raises(WeightsError, match="the checkpoint is broken"):
+            read_pickled_checkpoint(path)
+
+
+def test_tensors_of_every_kind_are_read_as_written(tmp_path):
+    shared = torch.arange(24.0).view(4, 6)
+    tensors = {
+        "view": shared[1:, ::2],
+        "transposed": shared.T,
+        "half": torch.tensor([1.5], dtype=torch.float16),
+        "bfloat16": torch.tensor([1.5], dtype=torch.bfloat16),
+        "double": torch.tensor(2.5, dtype=torch.float64),
+        "long": torch.tensor([3, -4]),
+        "bool": torch.tensor([True, False]),
+        "empty": torch.empty(0, 3),
+        "parameter": torch.nn.Parameter(torch.ones(2)),
+    }
+    torch.save({"net": tensors}, tmp_path / "x.pth")
+    read = read_pickled_checkpoint(tmp_path / "x.pth")["net"]
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype
+        assert torch.equal(read[name], tensor.detach()), name
+
+
+def test_old_format_with_tensors_only_is_read_and_else_refused(tmp_path, foreign_module):
+    path = tmp_path / "old.pth"
+    torch.save({"net": {"x": torch.ones(2)}}, path, _use_new_zipfile_serialization=False)
+    assert torch.equal(read_pickled_checkpoint(path)["net"]["x"], torch.ones(2))
+    torch.save({"settings": foreign_module.Settings()}, path, _use_new_zipfile_serialization=False)
+    with pytest.raises(WeightsError, match=r"not a checkpoint of torch.save, or one of before torch 1\.6"):
+        read_pickled_checkpoint(path)
+    path.write_bytes(b"nothing of the kind")
+    with pytest.raises(WeightsError, match="not a checkpoint"):
+        read_pickled_checkpoint(path)
+    with pytest.raises(OSError, match="missing"):
+        read_pickled_checkpoint(tmp_path / "missing.pth")
+
+
+def test_other_archives_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        archive.writestr("readme.txt", "hello")
+    with pytest.raises(WeightsError, match=r"no data\.pkl"):
+        read_pickled_checkpoint(tmp_path / "x.pth")
+    buffer = io.BytesIO()
+    torch.save({"x": torch.ones(1)}, buffer)
+    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
+        for name in source.namelist():
+            archive.writestr(name, b"big" if name.endswith("byteorder") else source.read(name))
+    with pytest.raises(WeightsError, match="little-endian"):
+        read_pickled_checkpoint(tmp_path / "x.pth")
+
+
+# --- pretrained vision transformers ---
+
+
+def vision_transformer(model, grid, prefix=1):
+    """A checkpoint as MAE and DeiT write them, of the model's encoder, with a position embedding of a square grid."""
+    net = {name.removeprefix("backbone."): t for name, t in published(model).items() if name.startswith("backbone.")}
+    net = {name: t for name, t in net.items() if "pos_embed_" not in name and "divide_predict" not in name}
+    net["pos_embed"] = torch.randn(1, prefix + grid * grid, 32, generator=torch.Generator().manual_seed(0))
+    if prefix == 2:
+        net["dist_token"] = torch.zeros(1, 1, 32)
+        net["head_dist.weight"], net["head_dist.bias"] = torch.zeros(1000, 32), torch.zeros(1000)
+        net["head.weight"], net["head.bias"] = torch.zeros(1000, 32), torch.zeros(1000)
+    return net
+
+
+@pytest.mark.parametrize("prefix", [1, 2])
+def test_pretrained_encoder(tmp_path, prefix):
+    source, target = small_model(), small_model(seed=4)
+    before = {name: tensor.clone() for name, tensor in target.state_dict().items()}
+    net = vision_transformer(source, grid=7, prefix=prefix)
+    torch.save({"model": net}, tmp_path / "vit.pth")
+    load_pretrained_encoder(target, tmp_path / "vit.pth")
+
+    image = torch.stack([net["pos_embed"][0, prefix + y * 7 : prefix + y * 7 + 7].T for y in range(7)], dim=1)
+    for name, tensor in target.state_dict().items():
+        if name.endswith("_position"):
+            side = round(tensor.shape[1] ** 0.5)
+            resized = F.interpolate(image[None], size=(side, side), mode="bicubic", align_corners=False)[0]
+            rows = torch.cat([resized[:, y].T for y in range(side)])
+            torch.testing.assert_close(tensor[0], rows)
+        else:
+            kept = name.startswith("head.") or ".division." in name
+            assert torch.equal(tensor, before[name] if kept else source.state_dict()[name]), name
+
+
+def test_position_embedding_of_the_same_grid_is_taken_as_it_is(tmp_path):
+    net = vision_transformer(small_model(), grid=4)
+    torch.save({"model": net}, tmp_path / "vit.pth")
+    target = small_model(seed=4)
+    load_pretrained_encoder(target, tmp_path / "vit.pth")
+    assert torch.equal(target.encoder.search_position, net["pos_embed"][:, 1:])
+
+
+def test_pretrained_encoders_are_read_strictly(tmp_path):
+    path = tmp_path / "vit.pth"
+    net = vision_transformer(small_model(), grid=7)
+    del net["blocks.3.mlp.fc1.bias"]
+    net["decoder_pred.bias"] = torch.zeros(3)
+    net["norm.weight"] = torch.zeros(48)
+    torch.save({"model": net}, path)
+    with pytest.raises(WeightsError) as error:
+        load_pretrained_encoder(small_model(), path)
+    assert "missing: encoder.layers.3.mlp.0.bias" in str(error.value)
+    assert "unexpected: decoder_pred.bias" in str(error.value)
+    assert "encoder.norm.weight (expected (32,), got (48,))" in str(error.value)
+
+    net = vision_transformer(small_model(), grid=7)
+    net["pos_embed"] = net["pos_embed"][:, :-3]
+    torch.save({"model": net}, path)
+    with pytest.raises(WeightsError, match=r"pos_embed: expected \(1, 1 \+ a square, width\), got \(1, 47, 32\)"):
+        load_pretrained_encoder(small_model(), path)
+    del net["pos_embed"]
+    torch.save({"model": net}, path)
+    with pytest.raises(WeightsError, match=r"missing: encoder\.search_position, encoder\.template_position"):
+        load_pretrained_encoder(small_model(), path)
+    with pytest.raises(WeightsError, match=r"missing: .*encoder\.stem\.0\.convolution\.bias"):
+        load_pretrained_encoder(small_model("encoder.stem=convolutions"), path)
+
+
+def test_pretrained_weights_are_no_tracker(tmp_path):
+    torch.save({"model": vision_transformer(small_model(), grid=7)}, tmp_path / "vit.pth")
+    with pytest.raises(WeightsError, match="not a published GRM checkpoint"):
+        load_weights(small_model(), tmp_path / "vit.pth")

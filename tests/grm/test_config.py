@@ -1,0 +1,175 @@
+"""Configuration: the presets, overrides, and what is said of a mistake."""
+
+import pytest
+import torch
+
+from grm.config import Config, ConfigError, load_config, parse_config, presets
+from grm.model import GRM
+
+
+def fault(values, *overrides):
+    with pytest.raises(ConfigError) as error:
+        parse_config(values, overrides)
+    return str(error.value)
+
+
+# name: tokens of template and search region, layers, dividing layers, channels of a head, million parameters
+SIZES = {
+    "grm_b256": (64, 256, 12, range(2, 13), 64, 100),
+    "grm_b256_got": (64, 256, 12, range(2, 13), 64, 100),
+    "grm_l320": (64, 400, 24, range(2, 25), 64, 334),
+    "grm_s256": (64, 256, 12, range(2, 13), 64, 25.2),
+    "grm_tiny": (36, 144, 8, range(2, 9), 64, 4.5),
+}
+
+
+def test_every_preset_is_listed():
+    assert presets() == sorted(SIZES)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_presets(name):
+    model = load_config(name).model
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in GRM(model).parameters()) / 1e6
+    found = (
+        model.template_tokens,
+        model.search_side**2,
+        model.encoder.depth,
+        model.division_layers,
+        model.encoder.width // model.encoder.heads,
+    )
+    assert found == (*SIZES[name][:3], tuple(SIZES[name][3]), SIZES[name][4])
+    assert parameters == pytest.approx(SIZES[name][5], rel=0.02)
+
+
+def test_preset_for_got10k_is_the_same_model():
+    assert load_config("grm_b256_got").model == load_config("grm_b256").model
+
+
+def test_defaults_are_grm_b256():
+    assert Config().model == load_config("grm_b256").model
+    assert parse_config(None) == Config()
+
+
+def test_overrides_are_yaml_and_the_last_one_wins():
+    config = load_config(
+        "grm_tiny",
+        [
+            "model.division.threshold=0.3",
+            "model.division.threshold=0.4",
+            "model.division.layers=[2, 5]",
+            "model.division.fixed.5=S",
+            "model.encoder.attention=masked",
+            "model.encoder.drop_path=1e-2",
+        ],
+    ).model
+    assert config.division.threshold == 0.4
+    assert config.division_layers == (2, 5)
+    assert config.division.fixed == {5: "S"}
+    assert config.encoder.attention == "masked"
+    assert config.encoder.drop_path == 0.01
+    assert config.encoder.width == 192
+
+
+def test_overrides_leave_the_values_given_alone():
+    values = {"model": {"encoder": {"depth": 3}}}
+    assert parse_config(values, ["model.encoder.depth=4"]).model.encoder.depth == 4
+    assert values == {"model": {"encoder": {"depth": 3}}}
+
+
+def test_own_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("model:\n  encoder: {width: 64, heads: 2}\n")
+    assert load_config(path, ["model.encoder.depth=3"]).model.encoder.width == 64
+
+
+def test_configuration_survives_json():
+    config = load_config("grm_tiny", ["model.division.fixed={3: S}"])
+    assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "model.encoder.widht=3",
+            r"model.encoder.widht: unknown key, did you mean 'width'\?; valid here: width, depth, heads",
+        ),
+        ("modle.encoder.width=3", r"modle: unknown key, did you mean 'model'\?; valid here: model"),
+        ("model.zzz=3", r"model.zzz: unknown key; valid here: template, search, encoder, division, head"),
+        ("model.encoder.depth=many", "model.encoder.depth: input should be a valid integer.*, got 'many'"),
+        ("model.encoder.depth=0", "model.encoder.depth: input should be greater than 0, got 0"),
+        (
+            "model.encoder.attention=fusd",
+            "model.encoder.attention: input should be 'fused', 'masked' or 'separate', got 'fusd'",
+        ),
+        ("model.encoder.heads=7", "model.encoder: width: expected a multiple of heads = 7, got 768"),
+        ("model.search.size=250", "model: search.size: expected a multiple of encoder.patch = 16, got 250"),
+        ("model.division.layers=[2, 13]", r"division.layers: expected rising numbers from 1 to 12, got \[2, 13\]"),
+        ("model.division.layers=[3, 2]", r"division.layers: expected rising numbers from 1 to 12, got \[3, 2\]"),
+        ("model.division.fixed={1: S}", r"division.fixed: expected layers that divide \(2, 3, .*12\), got 1"),
+        ("model.division.fixed={3: T}", "model.division.fixed.3: input should be 'S' or 'A', got 'T'"),
+        ("model.division.threshold=1.5", "model.division.threshold: input should be less than 1, got 1.5"),
+        ("model.division.hidden=[0, 1]", r"model.division.hidden: expected positive widths, got \[0, 1\]"),
+        ("model.division.variant=ranked", "model.division: ratio: variant ranked needs one"),
+        ("model.division.band=0.1", "model.division: band: only variant ranked has one, got variant sa"),
+        ("model.head.channels=20", "model.head.channels: input should be a multiple of 8, got 20"),
+        ("model.encoder", "override 'model.encoder': expected key.sub=value"),
+        ("model..width=3", "override 'model..width=3': expected key.sub=value"),
+        ("model.encoder.width=[", r"override 'model.encoder.width=\[': the value is not YAML"),
+        ("model.encoder.width.sub=3", "override 'model.encoder.width.sub=3': width has no keys, it is 768"),
+    ],
+)
+def test_mistakes_are_explained(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("grm_b256", [override])
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("threshold=0.4", "ratio=0.5"), "only one of them can decide"),
+        (("variant=tsa", "ratio=0.5"), "only a hard division into two"),
+        (("soft=true", "threshold=0.5"), "only a hard division into two"),
+        (("variant=two_stream", "layers=[2]"), "variant two_stream divides in no layer"),
+        (("variant=one_stream", "soft=true"), "soft: expected variant sa, ts or tsa, got one_stream"),
+    ],
+)
+def test_what_does_not_go_together(overrides, message):
+    assert message in fault({}, *(f"model.division.{override}" for override in overrides))
+
+
+def test_attention_must_serve_the_division():
+    assert "separate attention needs decisions" in fault(
+        {}, "model.division.soft=true", "model.encoder.attention=separate"
+    )
+    assert "only attention: fused has one" in fault({}, "model.encoder.backend=cpu", "model.encoder.attention=masked")
+    assert "power of two" in fault({}, "model.encoder.stem=convolutions", "model.encoder.patch=12")
+
+
+def test_a_crop_needs_both_its_sizes():
+    assert fault({}, "model.search.size=320") == "configuration: model.search.factor: field required"
+
+
+def test_every_mistake_gets_a_line():
+    lines = fault({"model": {"encoder": {"deepth": 3, "width": "wide"}, "head": 5}}).splitlines()
+    assert len(lines) == 3
+    assert all(line.startswith("configuration: model.") for line in lines)
+
+
+def test_unknown_preset_and_unreadable_files(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"grm_b265: no such preset, did you mean 'grm_b256(_got)?'\?; there are grm_b256, "
+    ):
+        load_config("grm_b265")
+    with pytest.raises(ConfigError, match=r"missing.yaml: cannot be read as YAML: .*No such file"):
+        load_config(tmp_path / "missing.yaml")
+    path = tmp_path / "broken.yaml"
+    for text, message in (("model: [", "cannot be read as YAML"), ("- a\n- b\n", "expected keys and values, got list")):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=message):
+            load_config(path)
+    path.write_bytes(b"\xff\xfe\x00\x9f")
+    with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        load_config(path)
