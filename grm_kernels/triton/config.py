@@ -38,7 +38,7 @@ TABLE: tuple[tuple[str, str, tuple[int, int], int, float, Tiles], ...] = (
     ("forward", "tf32", (8, 0), 64, math.inf, Tiles(block=64, tile=32, warps=4, stages=2, resident=2, registers=255)),
     ("forward", "tf32", (8, 0), 128, math.inf, Tiles(block=64, tile=32, warps=8, stages=2, resident=1, registers=255)),
     ("forward", "ieee", (8, 0), 64, math.inf, Tiles(block=32, tile=32, warps=4, stages=2, resident=2, registers=255)),
-    ("forward", "ieee", (8, 0), 128, math.inf, Tiles(block=32, tile=16, warps=4, stages=2, resident=2, registers=255)),
+    ("forward", "ieee", (8, 0), 128, math.inf, Tiles(block=16, tile=16, warps=4, stages=2, resident=2, registers=255)),
     ("backward", "half", (8, 0), 64, math.inf, Tiles(block=64, tile=32, warps=4, stages=3, resident=2)),
     ("backward", "half", (12, 0), 128, math.inf, Tiles(block=32, tile=32, warps=4, stages=2, resident=2)),
     ("backward", "half", (9, 0), 128, math.inf, Tiles(block=64, tile=32, warps=8, stages=2, resident=1)),

@@ -99,6 +99,19 @@ def test_exported_program_takes_other_strides(backend):
     assert torch.equal(program.module()(problem.q, transposed, problem.v, problem.categories), expected)
 
 
+def test_exported_program_says_that_it_has_no_gradient(backend):
+    class Attention(torch.nn.Module):
+        def forward(self, q, k, v, categories):
+            return category_attention(q, k, v, categories, backend=backend.name)
+
+    problem = make_problem(1, 2, 9, 16, device=backend.device)
+    q = problem.q.clone().requires_grad_()
+    inputs = (q, problem.k, problem.v, problem.categories)
+    out = torch.export.export(Attention(), inputs).module()(*inputs)
+    with pytest.warns(UserWarning, match="an autograd kernel was not registered"):
+        out.sum().backward()
+
+
 class CalledOperators(TorchDispatchMode):
     """The names of all operators that run."""
 
