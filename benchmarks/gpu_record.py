@@ -76,7 +76,7 @@ def implementations(dry: bool) -> list[Implementation]:
     chosen = [Implementation(f"ours, {name}", partial(ours, backend=name)) for name in names]
     chosen += [
         Implementation("masked (paper)", masked),
-        Implementation("separate (paper)", separate, (FORWARD, BACKWARD)),
+        Implementation("separate (paper)", separate, (FORWARD, BACKWARD), capturable=False),
         Implementation("SDPA, boolean mask", sdpa_masked, (FORWARD, BACKWARD)),
     ]
     kinds = torch.nn.attention.SDPBackend
@@ -88,7 +88,7 @@ def implementations(dry: bool) -> list[Implementation]:
         for name, kind in dense.items()
     ]
     if not dry:
-        chosen.append(Implementation("FlexAttention + mask", flex, (FORWARD, BACKWARD)))
+        chosen.append(Implementation("FlexAttention + mask", flex, (FORWARD, BACKWARD), capturable=False))
     return chosen
 
 
@@ -113,35 +113,32 @@ def _event_seconds(function: Callable[[], object], repeats: int) -> float:
     return sorted(times)[len(times) // 2]
 
 
-def seconds_on_gpu(calls: list[Callable[[], object]]) -> tuple[float, str]:
-    """Median time of one call, and how it was taken.
+def seconds_on_gpu(calls: list[Callable[[], object]], *, capturable: bool = True) -> float:
+    """Median device time of one call.
 
     The calls, each on its own inputs, are captured in one CUDA graph, which is replayed: no launch gaps. What cannot be
-    captured (it asks the host) is timed as it runs.
+    captured is timed as it runs, gaps included.
     """
 
-    def all_calls() -> None:
+    def run() -> None:
         for call in calls:
             call()
 
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        all_calls()
-        all_calls()
+        run()
+        run()
     torch.cuda.current_stream().wait_stream(stream)
     torch.cuda.synchronize()
-    try:
+    if capturable:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            all_calls()
-        run, how = graph.replay, "graph"
-    except RuntimeError:
-        torch.cuda.synchronize()
-        run, how = all_calls, "eager"
+            run()
+        run = graph.replay
     run()
     once = _event_seconds(run, 3)
-    return _event_seconds(run, max(5, min(50, int(0.1 / once)))) / len(calls), how
+    return _event_seconds(run, max(5, min(50, int(0.1 / once)))) / len(calls)
 
 
 # ---- floors ----
@@ -257,10 +254,10 @@ def rates(dry: bool) -> dict[str, float]:
     result = {}
     for dtype, size in ((torch.bfloat16, 8192), (torch.float32, 4096)):
         a, b = (torch.randn(size, size, device="cuda").to(dtype) for _ in range(2))
-        result[str(dtype)] = 2 * size**3 / seconds_on_gpu([partial(torch.mm, a, b)])[0]
+        result[str(dtype)] = 2 * size**3 / seconds_on_gpu([partial(torch.mm, a, b)])
     source = torch.randn(2**30, device="cuda")
     target = torch.empty_like(source)
-    result["memory"] = 2 * source.nbytes / seconds_on_gpu([partial(target.copy_, source)])[0]
+    result["memory"] = 2 * source.nbytes / seconds_on_gpu([partial(target.copy_, source)])
     return result
 
 
@@ -283,10 +280,13 @@ def measure(workload: Workload, chosen: list[Implementation], record: Record) ->
             if implementation.exact:
                 check(implementation, inputs)
             calls = [partial(step, implementation, x) for x in rotation]
-            seconds, how = (seconds_on_cpu(calls), "eager") if record.dry else seconds_on_gpu(calls)
+            if record.dry:
+                seconds = seconds_on_cpu(calls)
+            else:
+                seconds = seconds_on_gpu(calls, capturable=implementation.capturable)
             outcome = {
                 "seconds": seconds,
-                "timed": how,
+                "graph": implementation.capturable and not record.dry,
                 "flops": work["operations"] / seconds,
                 "bytes_per_second": work["bytes"] / seconds,
                 "share_of_floor": max(work["floor_bytes_s"], work["floor_operations_s"]) / seconds,
@@ -312,13 +312,13 @@ def measure_all(record: Record) -> int:
     return done
 
 
-def sanitize(record: Record) -> str:
-    """compute-sanitizer's memcheck and racecheck over the smallest GPU tests."""
+def sanitize() -> str:
+    """compute-sanitizer's memcheck and racecheck over a small GPU test, forward and backward."""
     reports = []
     for tool in ("memcheck", "racecheck"):
         command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "pytest", "-q"]
-        command += ["-x", "-m", "gpu", "-k", "token_counts", "tests/grm_kernels/test_kernels.py"]
-        reports.append(_run(command, timeout=90))
+        command += ["-x", "-m", "gpu", "-k", "token_counts and bfloat16-33", "tests/grm_kernels/test_kernels.py"]
+        reports.append(_run(command, timeout=70))
     return "\n".join(reports)
 
 
@@ -328,7 +328,7 @@ def main() -> int:
     parser.add_argument(
         "--output", type=Path, default=machine.ROOT / "benchmarks" / "results", help="folder of the record"
     )
-    parser.add_argument("--budget", type=float, default=420.0, help="seconds after which no new measurement begins")
+    parser.add_argument("--budget", type=float, default=330.0, help="seconds after which no new measurement begins")
     parser.add_argument("--dry", action="store_true", help="walk the whole path on the CPU with tiny sizes")
     options = parser.parse_args()
     if not options.dry and not torch.cuda.is_available():
@@ -343,10 +343,10 @@ def main() -> int:
     tests = ["tests/grm_kernels/test_kernels.py", "tests/grm_kernels/test_torch.py"]
     selection = ["-k", "test_no_graph_is_kept"] if options.dry else ["-m", "gpu"]
     record.step("tests", lambda: _run([sys.executable, "-m", "pytest", "-q", *selection, *tests], 150))
-    if not options.dry:
-        record.step("sanitizer", lambda: sanitize(record))
     record.data["rates"] = rates(options.dry)
     record.step("measurements", lambda: measure_all(record))
+    if not options.dry:
+        record.step("sanitizer", sanitize)
     print(f"record: {record.path}")
     return 0 if all(s["ok"] for s in record.data["steps"].values()) else 1
 

@@ -148,12 +148,14 @@ class Implementation:
     runs: tuple[str, ...] = PASSES
     #: Whether it computes category attention; the dense form does not, so its result is not comparable.
     exact: bool = True
+    #: Whether a CUDA graph can hold it: it asks nothing of the host.
+    capturable: bool = True
 
 
 IMPLEMENTATIONS = (
     Implementation("ours", ours),
     Implementation("masked (paper)", masked),
-    Implementation("separate (paper)", separate, (FORWARD, BACKWARD)),
+    Implementation("separate (paper)", separate, (FORWARD, BACKWARD), capturable=False),
     Implementation("SDPA, boolean mask", sdpa_masked, (FORWARD, BACKWARD)),
     Implementation("SDPA, dense", sdpa_dense, PASSES, exact=False),
     # Its backward pass does not exist on a CPU.

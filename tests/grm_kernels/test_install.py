@@ -12,11 +12,21 @@ ROOT = Path(__file__).resolve().parents[2]
 FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "csrc", "grm_kernels", "grm")
 
 
+# Runs a module like `python -m`, but without the import hook of an editable installation: that would lend its compiled
+# module to the copy of the package that is tested.
+RUN_MODULE = """
+import runpy, sys
+sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in getattr(finder, "__module__", "")]
+sys.argv[:1] = []
+runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+"""
+
+
 def run(*command: str, cwd: Path, **environment: str) -> str:
     """Standard output and error of `python -m command` in a folder, with PYTHONPATH unset unless given."""
     inherited = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     result = subprocess.run(
-        [sys.executable, "-m", *command],
+        [sys.executable, "-c", RUN_MODULE, *command],
         cwd=cwd,
         env={**inherited, **environment},
         stdout=subprocess.PIPE,
