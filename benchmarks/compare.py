@@ -8,7 +8,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
@@ -30,16 +30,6 @@ from benchmarks.workload import (
 
 #: The first and the last image of a batch.
 CHECKED_IMAGES = [0, -1]
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """One implementation on one workload."""
-
-    implementation: str
-    workload: Workload
-    seconds: float
-    rounds: int
 
 
 class WrongResultError(Exception):
@@ -73,11 +63,6 @@ def reference_results(inputs: Inputs, dtype: torch.dtype) -> tuple[torch.Tensor,
     return step(reference, inputs.images(CHECKED_IMAGES, dtype))
 
 
-def check(implementation: Implementation, inputs: Inputs) -> None:
-    """Runs the implementation and compares every result with the reference; see `compare_results`."""
-    compare_results(implementation.name, step(implementation, inputs), inputs)
-
-
 def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs) -> None:
     """Compares output and gradients of the first and the last image with the reference in float64.
 
@@ -101,7 +86,7 @@ def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs
             raise WrongResultError(f"{name}: result {index} is {error:.2e} off, bound {bound:.2e}")
 
 
-def measure(workload: Workload, implementations: Iterable[Implementation], budget_s: float) -> list[Measurement]:
+def measure(workload: Workload, implementations: Iterable[Implementation], budget_s: float) -> list[dict]:
     """Times the implementations that have the workload's pass, interleaved, for `budget_s` seconds, 3 rounds at least.
 
     Raises:
@@ -110,9 +95,9 @@ def measure(workload: Workload, implementations: Iterable[Implementation], budge
     inputs = make_inputs(workload)
     chosen = [i for i in implementations if workload.run in i.runs]
     for implementation in chosen:
+        results = step(implementation, inputs)  # warms up and compiles, too
         if implementation.exact:
-            check(implementation, inputs)
-        step(implementation, inputs)  # warm up, compile
+            compare_results(implementation.name, results, inputs)
     best = dict.fromkeys(chosen, float("inf"))
     rounds, begin = 0, time.perf_counter()
     while rounds < 3 or time.perf_counter() - begin < budget_s:
@@ -121,7 +106,11 @@ def measure(workload: Workload, implementations: Iterable[Implementation], budge
             start = time.perf_counter()
             step(implementation, inputs)
             best[implementation] = min(best[implementation], time.perf_counter() - start)
-    return [Measurement(i.name, workload, seconds, rounds) for i, seconds in best.items()]
+    workload_fields = {**asdict(workload), "dtype": str(workload.dtype)}
+    return [
+        {"implementation": implementation.name, **workload_fields, "seconds": seconds, "rounds": rounds}
+        for implementation, seconds in best.items()
+    ]
 
 
 def run(workloads: list[Workload], budget_s: float, *, with_flex: bool = True) -> dict:
@@ -140,19 +129,10 @@ def run(workloads: list[Workload], budget_s: float, *, with_flex: bool = True) -
     }
     for workload in track(workloads, description="measuring"):
         for m in measure(workload, implementations, budget_s):
-            fields = {**asdict(m.workload), "dtype": str(m.workload.dtype)}
-            rate = m.workload.dense_operations / m.seconds
-            bytes_rate = m.workload.least_bytes / m.seconds
-            record["measurements"].append(
-                {
-                    "implementation": m.implementation,
-                    **fields,
-                    "seconds": m.seconds,
-                    "rounds": m.rounds,
-                    "share_of_matrix_rate": rate / record["matrix_rate"][fields["dtype"]],
-                    "share_of_memory_rate": bytes_rate / record["memory_rate"],
-                }
-            )
+            rate, bytes_rate = workload.dense_operations / m["seconds"], workload.least_bytes / m["seconds"]
+            m["share_of_matrix_rate"] = rate / record["matrix_rate"][m["dtype"]]
+            m["share_of_memory_rate"] = bytes_rate / record["memory_rate"]
+            record["measurements"].append(m)
     return record
 
 

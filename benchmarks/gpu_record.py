@@ -23,20 +23,19 @@ from pathlib import Path
 import torch
 
 from benchmarks import machine
-from benchmarks.compare import WrongResultError, check
+from benchmarks.compare import WrongResultError, compare_results
 from benchmarks.workload import (
     BACKWARD,
+    BASELINES,
     FORWARD,
     PASSES,
+    POLICY,
     Implementation,
     Inputs,
     Workload,
     flex,
     make_inputs,
-    masked,
     ours,
-    sdpa_masked,
-    separate,
     step,
 )
 from grm_kernels import explain
@@ -74,11 +73,7 @@ def implementations(dry: bool) -> list[Implementation]:
     example = torch.empty(1, 1, 64, 64, device="cpu" if dry else "cuda")
     names = [name for name, reasons in explain(example, needs_grad=True).items() if not reasons and name != "reference"]
     chosen = [Implementation(f"ours, {name}", partial(ours, backend=name)) for name in names]
-    chosen += [
-        Implementation("masked (paper)", masked),
-        Implementation("separate (paper)", separate, (FORWARD, BACKWARD), capturable=False),
-        Implementation("SDPA, boolean mask", sdpa_masked, (FORWARD, BACKWARD)),
-    ]
+    chosen += BASELINES
     kinds = torch.nn.attention.SDPBackend
     dense = {"flash": kinds.FLASH_ATTENTION, "cuDNN": kinds.CUDNN_ATTENTION, "efficient": kinds.EFFICIENT_ATTENTION}
     if dry:
@@ -155,7 +150,7 @@ def floors(workload: Workload, inputs: Inputs, matrix_rate: float, memory_rate: 
     blocked = (2 * n_t * n_s).sum().item() * w.heads
     allowed = w.batch * w.heads * w.tokens**2 - blocked
     products = (2 if w.run == FORWARD else 7) * allowed
-    if w.run == PASSES[2]:
+    if w.run == POLICY:
         products += 2 * blocked
     return {
         "floor_bytes_s": w.least_bytes / memory_rate,
@@ -277,8 +272,9 @@ def measure(workload: Workload, chosen: list[Implementation], record: Record) ->
         if implementation.call is flex and (workload.batch != 32 or workload.tokens != 320):
             continue  # every shape takes seconds to compile
         try:
+            results = step(implementation, inputs)
             if implementation.exact:
-                check(implementation, inputs)
+                compare_results(implementation.name, results, inputs)
             calls = [partial(step, implementation, x) for x in rotation]
             if record.dry:
                 seconds = seconds_on_cpu(calls)

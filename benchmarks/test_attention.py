@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from benchmarks.compare import check
+from benchmarks.compare import compare_results
 from benchmarks.workload import IMPLEMENTATIONS, PASSES, Workload, make_inputs, step
 
 WORKLOADS = [
@@ -23,6 +23,6 @@ def test_attention(benchmark, workload, implementation):
         pytest.skip(f"{implementation.name} has no {workload.run}")
     inputs = make_inputs(workload)
     if implementation.exact:
-        check(implementation, inputs)
+        compare_results(implementation.name, step(implementation, inputs), inputs)
     benchmark.group = str(workload)
     benchmark.pedantic(step, (implementation, inputs), warmup_rounds=1, rounds=8)

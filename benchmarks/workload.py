@@ -152,11 +152,17 @@ class Implementation:
     capturable: bool = True
 
 
-IMPLEMENTATIONS = (
-    Implementation("ours", ours),
+#: The paper's two, and torch's nearest, on any device.
+BASELINES = (
     Implementation("masked (paper)", masked),
     Implementation("separate (paper)", separate, (FORWARD, BACKWARD), capturable=False),
     Implementation("SDPA, boolean mask", sdpa_masked, (FORWARD, BACKWARD)),
+)
+
+#: What is compared on a CPU.
+IMPLEMENTATIONS = (
+    Implementation("ours", ours),
+    *BASELINES,
     Implementation("SDPA, dense", sdpa_dense, PASSES, exact=False),
     # Its backward pass does not exist on a CPU.
     Implementation("FlexAttention + mask", flex, (FORWARD,)),

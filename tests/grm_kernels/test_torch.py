@@ -72,42 +72,40 @@ def test_compiles_with_inductor():
     torch.testing.assert_close(torch.autograd.grad(compiled(q), q), torch.autograd.grad(loss(q), q))
 
 
+class Attention(torch.nn.Module):
+    """The operator as a module, which is what can be exported."""
+
+    def __init__(self, backend):
+        super().__init__()
+        self.backend = backend
+
+    def forward(self, q, k, v, categories):
+        return category_attention(q, k, v, categories, backend=self.backend)
+
+
 @pytest.mark.parametrize("requires_grad", [False, True])
 def test_exports(backend, requires_grad):
-    class Attention(torch.nn.Module):
-        def forward(self, q, k, v, categories):
-            return category_attention(q, k, v, categories, backend=backend.name)
-
     problem = make_problem(1, 2, 9, 16, device=backend.device)
     inputs = (problem.q.clone().requires_grad_(requires_grad), problem.k, problem.v, problem.categories)
-    program = torch.export.export(Attention(), inputs)
+    program = torch.export.export(Attention(backend.name), inputs)
     assert any(f"{backend.name}_forward" in str(node.target) for node in program.graph.nodes)
-    assert torch.equal(program.module()(*inputs), Attention()(*inputs))
+    assert torch.equal(program.module()(*inputs), Attention(backend.name)(*inputs))
 
 
 def test_exported_program_takes_other_strides(backend):
     """Export guards no strides: what is not adjacent is copied then, and not read as if it were."""
-
-    class Attention(torch.nn.Module):
-        def forward(self, q, k, v, categories):
-            return category_attention(q, k, v, categories, backend=backend.name)
-
     problem = make_problem(1, 2, 9, 16, device=backend.device)
-    program = torch.export.export(Attention(), (problem.q, problem.k, problem.v, problem.categories))
+    program = torch.export.export(Attention(backend.name), (problem.q, problem.k, problem.v, problem.categories))
     transposed = problem.k.transpose(2, 3).contiguous().transpose(2, 3)
-    expected = Attention()(problem.q, problem.k, problem.v, problem.categories)
+    expected = Attention(backend.name)(problem.q, problem.k, problem.v, problem.categories)
     assert torch.equal(program.module()(problem.q, transposed, problem.v, problem.categories), expected)
 
 
 def test_exported_program_says_that_it_has_no_gradient(backend):
-    class Attention(torch.nn.Module):
-        def forward(self, q, k, v, categories):
-            return category_attention(q, k, v, categories, backend=backend.name)
-
     problem = make_problem(1, 2, 9, 16, device=backend.device)
     q = problem.q.clone().requires_grad_()
     inputs = (q, problem.k, problem.v, problem.categories)
-    out = torch.export.export(Attention(), inputs).module()(*inputs)
+    out = torch.export.export(Attention(backend.name), inputs).module()(*inputs)
     with pytest.warns(UserWarning, match="an autograd kernel was not registered"):
         out.sum().backward()
 
