@@ -1,0 +1,58 @@
+"""Boxes in pixels of a frame: (..., 4) float64 arrays of x, y, width, height.
+
+Coordinates are continuous: x = 0 is the frame's left edge, pixel i covers [i, i + 1].
+"""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Boxes = NDArray[np.float64]
+
+#: A tracked box stays this many pixels inside the frame and is at least as large, as in the published tracker.
+CLIP_MARGIN = 10
+
+
+def as_boxes(boxes: ArrayLike, name: str = "box") -> Boxes:
+    """Checks boxes: (..., 4), finite, with positive width and height.
+
+    Raises:
+        ValueError: they are not; says what came.
+
+    """
+    array: NDArray[Any] = np.asarray(boxes, dtype=np.float64)
+    if array.ndim == 0 or array.shape[-1] != 4:
+        raise ValueError(f"{name}: expected x, y, width, height in the last dimension, got shape {array.shape}")
+    wrong = ~(np.isfinite(array).all(-1) & (array[..., 2:] > 0).all(-1))
+    if wrong.any():
+        first = array[wrong][0].tolist() if array.ndim > 1 else array.tolist()
+        raise ValueError(f"{name}: expected finite numbers with positive width and height, got x, y, w, h = {first}")
+    return array
+
+
+def clip_boxes(boxes: Boxes, width: int, height: int, margin: int = CLIP_MARGIN) -> Boxes:
+    """Clips boxes to a frame, as the published tracker does.
+
+    The left edge goes to [0, width - margin], the right edge to [margin, width], and the box is at least `margin` wide;
+    likewise for its rows. A box outside the frame ends up at its nearest edge.
+
+    Args:
+        boxes: (..., 4).
+        width: of the frame, in pixels; at least `margin`.
+        height: of the frame, in pixels; at least `margin`.
+        margin: in pixels.
+
+    """
+    limit = np.array([width, height], dtype=np.float64)
+    first = np.clip(boxes[..., :2], 0, limit - margin)
+    last = np.clip(boxes[..., :2] + boxes[..., 2:], margin, limit)
+    return np.concatenate([first, np.maximum(last - first, margin)], axis=-1)
+
+
+def iou(a: Boxes, b: Boxes) -> NDArray[np.float64]:
+    """Intersection over union of boxes (..., 4) and (..., 4), broadcast; 0 where the union is empty."""
+    overlap = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    intersection = np.maximum(overlap, 0).prod(-1)
+    union = a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - intersection
+    return np.divide(intersection, union, out=np.zeros_like(union), where=union > 0)
