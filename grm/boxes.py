@@ -14,20 +14,24 @@ Boxes = NDArray[np.float64]
 CLIP_MARGIN = 10
 
 
+class BoxError(ValueError):
+    """Boxes that cannot be used; the message is one line that says what came."""
+
+
 def as_boxes(boxes: ArrayLike, name: str = "box") -> Boxes:
     """Checks boxes: (..., 4), finite, with positive width and height.
 
     Raises:
-        ValueError: they are not; says what came.
+        BoxError: they are not.
 
     """
     array: NDArray[Any] = np.asarray(boxes, dtype=np.float64)
     if array.ndim == 0 or array.shape[-1] != 4:
-        raise ValueError(f"{name}: expected x, y, width, height in the last dimension, got shape {array.shape}")
+        raise BoxError(f"{name}: expected x, y, width, height in the last dimension, got shape {array.shape}")
     wrong = ~(np.isfinite(array).all(-1) & (array[..., 2:] > 0).all(-1))
     if wrong.any():
         first = array[wrong][0].tolist() if array.ndim > 1 else array.tolist()
-        raise ValueError(f"{name}: expected finite numbers with positive width and height, got x, y, w, h = {first}")
+        raise BoxError(f"{name}: expected finite numbers with positive width and height, got x, y, w, h = {first}")
     return array
 
 

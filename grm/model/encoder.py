@@ -10,6 +10,7 @@ from grm_kernels.categories import one_hot
 from ..config import EncoderConfig, ModelConfig
 from .convolution import ConvolutionBlock
 from .division import Division, TokenDivision
+from .linear import LinearGELU
 
 NORM_EPSILON = 1e-6
 
@@ -77,11 +78,8 @@ class Layer(nn.Module):
         self.norm1 = nn.LayerNorm(encoder.width, eps=NORM_EPSILON)
         self.attention = Attention(config, number)
         self.norm2 = nn.LayerNorm(encoder.width, eps=NORM_EPSILON)
-        self.mlp = nn.Sequential(
-            nn.Linear(encoder.width, int(encoder.width * encoder.mlp_ratio)),
-            nn.GELU(),
-            nn.Linear(int(encoder.width * encoder.mlp_ratio), encoder.width),
-        )
+        hidden = int(encoder.width * encoder.mlp_ratio)
+        self.mlp = nn.Sequential(LinearGELU(encoder.width, hidden), nn.Linear(hidden, encoder.width))
         self.drop_path = DropPath(encoder.drop_path * (number - 1) / max(1, encoder.depth - 1))
         self.first_token_kept = config.template_tokens if number == encoder.depth else 0
 
@@ -129,40 +127,48 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Division]:
         """Attends among normalised tokens (B, N, width): what goes into the output projection, and the division."""
-        b, n, _ = x.shape
         q, k, v = self.heads_of(x)
-        if self.fixed is not None:
-            categories = self.categories.expand(b, n)
-            division = Division(categories[:, self.template_tokens :])
-            out = self._attend_fixed(q, k, v, categories)
-        else:
-            division = self.division(x)
-            out = self._attend(q, k, v, division)
-        return out.transpose(1, 2).flatten(2), division
+        division = self.divide(x)
+        return self.attend(q, k, v, division).transpose(1, 2).flatten(2), division
 
     def heads_of(self, x: Tensor) -> tuple[Tensor, ...]:
         """q, k, v (B, heads, N, D) of normalised tokens (B, N, width): views of their packed projection, not copies."""
         return self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, division: Division) -> Tensor:
-        template = self.categories[:, : self.template_tokens].expand(q.shape[0], -1)
+    def divide(self, x: Tensor) -> Division:
+        """The division of the search tokens of normalised tokens (B, N, width)."""
+        if self.fixed is None:
+            return self.division(x)
+        return Division(self.categories[:, self.template_tokens :].expand(x.shape[0], -1))
+
+    def with_template(self, division: Division) -> tuple[Tensor | None, Tensor | None]:
+        """Categories (B, N) and policy (B, N, 3) of all tokens, each None where the division has none."""
+        if self.fixed is not None:
+            return self.categories.expand(division.categories.shape[0], -1), None
         categories, policy = division.categories, division.policy
+        template = self.categories[:, : self.template_tokens]
         if categories is not None:
-            categories = torch.cat([template, categories], dim=1)
+            categories = torch.cat([template.expand(categories.shape[0], -1), categories], dim=1)
         if policy is not None:
+            template = template.expand(policy.shape[0], -1)
             policy = torch.cat([one_hot(template, policy.dtype), policy], dim=1)
+        return categories, policy
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor, division: Division) -> Tensor:
+        """Attention (B, heads, N, D) of q, k, v of that shape, among the categories of a division."""
+        categories, policy = self.with_template(division)
         if self.implementation == "fused":
             soft = categories is None
             return category_attention(q, k, v, categories, policy, soft=soft, backend=self.backend)
+        if self.fixed is not None:
+            return self._attend_fixed(q, k, v)
         if self.implementation == "masked":
             return masked_attention(q, k, v, one_hot(categories) if policy is None else policy)
         if policy is not None:
             raise RuntimeError("separate attention does not train the division: use attention fused or masked to train")
         return separate_attention(q, k, v, categories)
 
-    def _attend_fixed(self, q: Tensor, k: Tensor, v: Tensor, categories: Tensor) -> Tensor:
-        if self.implementation == "fused":
-            return category_attention(q, k, v, categories, backend=self.backend)
+    def _attend_fixed(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         if self.fixed == Category.A:
             return F.scaled_dot_product_attention(q, k, v)
         sizes = [self.template_tokens, q.shape[2] - self.template_tokens]

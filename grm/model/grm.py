@@ -1,7 +1,7 @@
 """GRM: encoder and centre head."""
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from .convolution import ConvolutionBlock
 from .division import Division
 from .encoder import Encoder
 from .head import CenterHead, decode_boxes
+from .linear import pack_linear_layers
 
 
 class Prediction(NamedTuple):
@@ -74,27 +75,47 @@ class GRM(nn.Module):
         boxes, scores = decode_boxes(maps, window)
         return Prediction(boxes, scores, *maps, divisions)
 
-    def prepare_inference(self) -> "GRM":
-        """A copy in evaluation mode with the batch normalisations folded into the convolutions before them.
+    def prepare_inference(
+        self, device: torch.device | str | None = None, dtype: torch.dtype | None = None, *, pack: bool = True
+    ) -> "GRM":
+        """A copy in evaluation mode that computes the same, faster.
 
-        It computes the same, faster. It cannot be trained, and its weights are neither saved nor loaded: keep the
-        original for that.
+        The batch normalisations are folded into the convolutions before them, and on a CPU the weights of the linear
+        layers are packed (`grm.model.linear`). It stays on its device and in its dtype, cannot be trained, and its
+        weights are neither saved nor loaded: keep the original for that.
+
+        Args:
+            device: of the copy; None: as this model.
+            dtype: of the copy; None: as this model.
+            pack: whether weights are packed. torch.compile cannot look into packed ones.
+
+        Raises:
+            RuntimeError: this is such a copy.
+
         """
         if self.prepared:
-            return copy.deepcopy(self)
-        prepared = copy.deepcopy(self).eval().requires_grad_(False)
+            raise RuntimeError("this model is prepared for inference; prepare the one it was prepared from")
+        prepared = copy.deepcopy(self).to(device=device, dtype=dtype).eval().requires_grad_(False)
         for module in prepared.modules():
             if isinstance(module, ConvolutionBlock):
                 module.fold()
-        prepared.prepared = True
+        if pack:
+            pack_linear_layers(prepared, self.config.template_tokens + self.config.search_side**2)
         # The features come in this order from the encoder.
-        return prepared.to(memory_format=torch.channels_last)
+        prepared.to(memory_format=torch.channels_last)
+        prepared.prepared = True
+        return prepared
 
     def train(self, mode: bool = True) -> "GRM":
         """As of any module; a prepared model refuses."""
         if mode and self.prepared:
             raise RuntimeError("a model prepared for inference cannot be trained; train the one it was prepared from")
         return super().train(mode)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> "GRM":
+        if self.prepared:
+            raise RuntimeError("a prepared model stays as it is: give device and dtype to prepare_inference")
+        return super()._apply(*args, **kwargs)
 
 
 def _check_images(name: str, images: Tensor, size: int) -> None:

@@ -32,7 +32,7 @@ _ENCODER_NAMES = (
     (r"blocks\.(\d+)\.attn\.divide_predict\.2\.(\w+)", r"layers.\1.attn.division.second.\2"),
     (r"blocks\.(\d+)\.attn\.divide_predict\.4\.(\w+)", r"layers.\1.attn.division.third.\2"),
     (r"blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"layers.\1.mlp.0.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"layers.\1.mlp.2.\2"),
+    (r"blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"layers.\1.mlp.1.\2"),
     (r"norm\.(\w+)", r"norm.\1"),
     (r"pos_embed_z", "template_position"),
     (r"pos_embed_x", "search_position"),

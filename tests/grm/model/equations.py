@@ -26,7 +26,7 @@ def predict(state, config, template, search, *, training=False):
         categories.append(category)
         policies.append(policy)
         x = x + linear(attend(normed, policy, p, config), p, "attention.projection")
-        x = x + linear(gelu(linear(layer_norm(x, p, "norm2"), p, "mlp.0")), p, "mlp.2")
+        x = x + linear(gelu(linear(layer_norm(x, p, "norm2"), p, "mlp.0")), p, "mlp.1")
     features = layer_norm(x, Parameters(state, "encoder."), "norm")[:, n_template:]
 
     side = config.search_side

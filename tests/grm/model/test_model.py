@@ -221,12 +221,15 @@ def test_prepared_model_gives_the_same_and_refuses_training():
         assert not any(parameter.requires_grad for parameter in prepared.parameters())
         with pytest.raises(RuntimeError, match="cannot be trained"):
             prepared.train()
-        prepared.prepare_inference()(*images())
+        with pytest.raises(RuntimeError, match="prepare the one it was prepared from"):
+            prepared.prepare_inference()
+        with pytest.raises(RuntimeError, match="give device and dtype to prepare_inference"):
+            prepared.to(torch.bfloat16)
         model.train()
 
 
 def test_bfloat16_gives_float32_maps():
-    model = small_model().prepare_inference().to(torch.bfloat16)
+    model = small_model().prepare_inference(dtype=torch.bfloat16)
     exact, actual = small_model()(*images()), model(*images())
     for name in MAPS:
         assert getattr(actual, name).dtype == torch.float32
@@ -338,7 +341,7 @@ def test_tiny_preset_trains_and_predicts():
     (prediction.boxes.sum() + prediction.score_map.sum()).backward()
     without = [name for name, parameter in model.named_parameters() if parameter.grad is None]
     assert not without
-    prediction = model.prepare_inference().to(torch.bfloat16)(template, search)
+    prediction = model.prepare_inference(dtype=torch.bfloat16)(template, search)
     assert prediction.boxes.shape == (2, 4)
     assert prediction.size_map.shape == (2, 2, 12, 12)
     assert [d.categories.shape for d in prediction.divisions] == [(2, 144)] * 8

@@ -130,7 +130,7 @@ def published(model):
             theirs, ours = f"backbone.blocks.{i}", f"encoder.layers.{i}"
             for a, b in (("norm1", "norm1"), ("norm2", "norm2"), ("attn.qkv", "attention.qkv"), ("mlp.fc1", "mlp.0")):
                 net[f"{theirs}.{a}.{kind}"] = state[f"{ours}.{b}.{kind}"]
-            net[f"{theirs}.mlp.fc2.{kind}"] = state[f"{ours}.mlp.2.{kind}"]
+            net[f"{theirs}.mlp.fc2.{kind}"] = state[f"{ours}.mlp.1.{kind}"]
             net[f"{theirs}.attn.proj.{kind}"] = state[f"{ours}.attention.projection.{kind}"]
             for index, name in ((0, "first"), (2, "second"), (4, "third")) if i > 0 else ():
                 net[f"{theirs}.attn.divide_predict.{index}.{kind}"] = state[f"{ours}.attention.division.{name}.{kind}"]

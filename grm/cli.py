@@ -1,0 +1,40 @@
+"""The `grm` command. A fault of the user's ends in one line for each thing that is wrong, and status 1."""
+
+import sys
+
+import cv2
+import typer
+
+from .boxes import BoxError
+from .config import ConfigError
+from .model import WeightsError
+from .tracking import commands as tracking
+from .tracking.video import VideoError
+
+app = typer.Typer(
+    help="GRM: visual tracking by generalized relation modeling.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command()(tracking.track)
+app.command()(tracking.division)
+app.command()(tracking.attention)
+app.command()(tracking.calibrate)
+app.command()(tracking.speed)
+
+
+def main() -> None:
+    """Runs the command line."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be read is said by us, in one line
+    try:
+        app()
+    except (BoxError, ConfigError, OSError, VideoError, WeightsError) as error:
+        for line in str(error).splitlines():
+            print(f"grm: {line}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

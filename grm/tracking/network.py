@@ -1,0 +1,116 @@
+"""A GRM model made ready to track: crops in, predictions out."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ..crop import Image
+from ..model import GRM, Division, normalize_images
+
+
+class Located(NamedTuple):
+    """Where the network sees M targets in M search crops of F x F tokens."""
+
+    #: (M, 4): centre x, centre y, width, height in sides of the crop; not clipped.
+    boxes: NDArray[np.float32]
+    #: (M,) in [1e-4, 1 - 1e-4].
+    scores: NDArray[np.float32]
+    #: (M, layers, F, F), values of `grm_kernels.Category`; with the soft policy the most probable one.
+    divisions: NDArray[np.uint8]
+
+
+class TrackingNetwork:
+    """Runs a model on uint8 crops: moves and normalises them, multiplies the scores by the window.
+
+    Args:
+        model: is copied, and may be used and trained on.
+        device: to run on.
+        dtype: of weights and activations: float32, bfloat16 or float16. Boxes are computed in float32.
+        compile: whether torch.compile makes one graph of it, for every number of targets anew.
+        cuda_graph: whether the kernels of a step are recorded once for every number of targets, and replayed.
+
+    Raises:
+        ValueError: a CUDA graph on a device that is not a CUDA GPU.
+
+    """
+
+    def __init__(
+        self,
+        model: GRM,
+        device: torch.device,
+        dtype: torch.dtype = torch.float32,
+        *,
+        compile: bool = False,
+        cuda_graph: bool = False,
+    ):
+        if cuda_graph and device.type != "cuda":
+            raise ValueError(f"cuda_graph: expected a CUDA device, got {device}")
+        self.config = model.config
+        self.device = device
+        self.dtype = dtype
+        self.model = model.prepare_inference(device, dtype, pack=not compile)
+        window = torch.hann_window(model.config.search_side + 2, periodic=False, device=device)[1:-1]
+        #: (F, F): multiplies the scores for the choice of the cell.
+        self.window = torch.outer(window, window)
+        self._step = torch.compile(self._forward, dynamic=False) if compile else self._forward
+        self._graphs: dict[int, _RecordedStep] | None = {} if cuda_graph else None
+
+    @torch.inference_mode()
+    def template_tokens(self, crops: list[Image]) -> Tensor:
+        """Tokens (M, N, width) of the templates of M targets, to be computed once."""
+        return self.model.template_tokens(normalize_images(self._moved(crops), self.dtype))
+
+    @torch.inference_mode()
+    def __call__(self, template: Tensor, crops: list[Image]) -> Located:
+        """Finds M targets, given the tokens of their templates, in their search crops."""
+        searches = self._moved(crops)
+        if self._graphs is None:
+            boxes, divisions = self._step(template, searches)
+        else:
+            if len(crops) not in self._graphs:
+                self._graphs[len(crops)] = _RecordedStep(self._step, template, searches)
+            boxes, divisions = self._graphs[len(crops)](template, searches)
+        boxes, divisions = boxes.cpu().numpy(), divisions.cpu().numpy()
+        return Located(boxes[:, :4], boxes[:, 4], divisions)
+
+    def _moved(self, crops: list[Image]) -> Tensor:
+        return torch.from_numpy(np.stack(crops)).to(self.device).permute(0, 3, 1, 2)
+
+    def _forward(self, template: Tensor, searches: Tensor) -> tuple[Tensor, Tensor]:
+        prediction = self.model(template, normalize_images(searches, self.dtype), self.window)
+        side = self.config.search_side
+        divisions = torch.stack([_decided(division) for division in prediction.divisions], dim=1)
+        boxes = torch.cat([prediction.boxes, prediction.scores.unsqueeze(1)], dim=1)
+        return boxes, divisions.unflatten(2, (side, side))
+
+
+class _RecordedStep:
+    """A step recorded as a CUDA graph for one number of targets, with inputs and outputs of its own."""
+
+    def __init__(self, step, *inputs: Tensor):
+        self._step = step
+        self._inputs = [tensor.clone() for tensor in inputs]
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # kernels are compiled and workspaces allocated before the recording
+                step(*self._inputs)
+        torch.cuda.current_stream().wait_stream(stream)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._outputs = step(*self._inputs)
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given)
+        self._graph.replay()
+        return self._outputs
+
+
+def _decided(division: Division) -> Tensor:
+    if division.categories is not None:
+        return division.categories
+    return division.policy.argmax(-1).to(torch.uint8)

@@ -1,0 +1,152 @@
+"""The tracker: from the frames of a video to the boxes of one target or several."""
+
+from typing import NamedTuple, get_args
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from ..boxes import CLIP_MARGIN, BoxError, Boxes, as_boxes, clip_boxes
+from ..crop import CropRegion, Image, Mapping, crop_image, crop_region
+from ..model import GRM
+from .network import Located, TrackingNetwork
+
+
+class Track(NamedTuple):
+    """One target in one frame; of several targets given as a batch of M, every field has M in front."""
+
+    #: (4,): x, y, width, height in pixels of the frame, clipped to it.
+    box: Boxes
+    #: () in [1e-4, 1 - 1e-4]: how sure the network is of the centre; low when the target is hidden or lost.
+    score: NDArray[np.float32]
+    #: (layers, F, F): the category (`grm_kernels.Category`) that every layer gave each token of the search region.
+    division: NDArray[np.uint8]
+    #: The search region, in the frame: a CropRegion, of M targets a list.
+    region: CropRegion | list[CropRegion]
+
+
+class Tracker:
+    """Follows a target that a box shows it in a first frame.
+
+    Frames are RGB, uint8 arrays of shape (height, width, 3). OpenCV reads BGR: give it `frame[..., ::-1]`.
+
+        tracker = Tracker(model)
+        tracker.initialize(first_frame, (x, y, width, height))
+        box, score, *_ = tracker.track(next_frame)
+
+    Several targets of one video are one batch: initialise with their (M, 4) boxes.
+
+    Args:
+        model: with trained weights. It is copied.
+        device: to run on, such as "cpu" or "cuda"; None: where the model is.
+        dtype: that the network computes in: torch.float32, torch.bfloat16 or torch.float16.
+        compile: whether torch.compile makes one graph of a step, anew for every number of targets (a minute or so).
+        cuda_graph: whether the kernels of a step are recorded and replayed: on a GPU, one launch for a frame.
+        mapping: from the model's boxes to the frame's: "published" or "exact", see `grm.crop.CropRegion.to_frame`.
+
+    Raises:
+        ValueError: an unknown mapping, or a CUDA graph without a CUDA device.
+
+    """
+
+    def __init__(
+        self,
+        model: GRM,
+        *,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype = torch.float32,
+        compile: bool = False,
+        cuda_graph: bool = False,
+        mapping: Mapping = "published",
+    ):
+        if mapping not in get_args(Mapping):
+            raise ValueError(f"mapping: expected one of {', '.join(get_args(Mapping))}, got {mapping!r}")
+        device = torch.device(next(model.parameters()).device if device is None else device)
+        self.network = TrackingNetwork(model, device, dtype, compile=compile, cuda_graph=cuda_graph)
+        self.config = model.config
+        self.mapping = mapping
+        #: (M, 4): where the targets were last seen; around them they are searched for.
+        self.boxes: Boxes | None = None
+        #: (M, N, width): tokens of the templates, in the dtype and on the device of the network.
+        self.template: Tensor | None = None
+        self._one_target = True
+
+    def initialize(self, frame: Image, box: ArrayLike) -> None:
+        """Shows the tracker its target.
+
+        Args:
+            frame: (height, width, 3) uint8, RGB.
+            box: (4,) x, y, width, height in pixels of the frame, or (M, 4) for several targets. Edges may be crossed.
+
+        Raises:
+            BoxError: not such boxes, or one wholly outside of the frame.
+            ValueError: not such a frame.
+            TypeError: the frame is not a uint8 array.
+
+        """
+        _check_frame(frame)
+        boxes = as_boxes(box)
+        if boxes.ndim > 2 or boxes.size == 0:
+            raise BoxError(f"box: expected shape (4,) or (M, 4), got {boxes.shape}")
+        height, width = frame.shape[:2]
+        last = boxes[..., :2] + boxes[..., 2:]
+        outside = ((boxes[..., :2] >= (width, height)) | (last <= 0)).any(-1)
+        if outside.any():
+            first = np.atleast_2d(boxes)[np.atleast_1d(outside)][0].tolist()
+            raise BoxError(
+                f"box: expected it in the frame of {width} x {height} pixels, got x, y, width, height = {first}"
+            )
+        self._one_target = boxes.ndim == 1
+        self.boxes = np.atleast_2d(boxes)
+        crop = self.config.template
+        templates = [crop_image(frame, crop_region(box, crop.factor), crop.size) for box in self.boxes]
+        self.template = self.network.template_tokens(templates)
+
+    def track(self, frame: Image) -> Track:
+        """Finds the target in the next frame.
+
+        Args:
+            frame: (height, width, 3) uint8, RGB, at least 10 pixels high and wide.
+
+        Raises:
+            ValueError: not such a frame.
+            TypeError: the frame is not a uint8 array.
+            RuntimeError: the tracker was not initialised, or its network computes nothing that is finite.
+
+        """
+        regions, crops = self.search_crops(frame)
+        return self.accept(frame, regions, self.locate(crops))
+
+    def search_crops(self, frame: Image) -> tuple[list[CropRegion], list[Image]]:
+        """The first step of `track`: where each target is searched for, and the crops that the network sees."""
+        _check_frame(frame)
+        if self.boxes is None:
+            raise RuntimeError("the tracker has no target yet: call initialize(frame, box) first")
+        crop = self.config.search
+        regions = [crop_region(box, crop.factor) for box in self.boxes]
+        return regions, [crop_image(frame, region, crop.size) for region in regions]
+
+    def locate(self, crops: list[Image]) -> Located:
+        """The second step of `track`: what the network sees in the crops."""
+        return self.network(self.template, crops)
+
+    def accept(self, frame: Image, regions: list[CropRegion], located: Located) -> Track:
+        """The last step of `track`: boxes of the frame, which the next search starts from."""
+        if not np.isfinite(located.boxes).all():
+            raise RuntimeError(f"the network gave boxes that are not finite; its dtype is {self.network.dtype}")
+        size = self.config.search.size
+        boxes = [region.to_frame(box, size, self.mapping) for region, box in zip(regions, located.boxes, strict=True)]
+        self.boxes = clip_boxes(np.stack(boxes), frame.shape[1], frame.shape[0])
+        track = Track(self.boxes.copy(), located.scores, located.divisions, regions)
+        return Track(*(field[0] for field in track)) if self._one_target else track
+
+
+def _check_frame(frame: Image) -> None:
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8:
+        got = f"an array of {frame.dtype}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise TypeError(f"frame: expected a NumPy array of uint8 (RGB), got {got}")
+    if frame.ndim != 3 or frame.shape[2] != 3 or min(frame.shape[:2]) < CLIP_MARGIN:
+        raise ValueError(
+            f"frame: expected shape (height, width, 3), {CLIP_MARGIN} pixels or more each way, got {frame.shape}"
+        )

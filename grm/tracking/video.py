@@ -1,0 +1,222 @@
+"""Frames in and out: video files, folders of images, cameras. All frames are RGB, (height, width, 3) uint8."""
+
+import re
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+
+import av
+import cv2
+import numpy as np
+from av.video.stream import VideoStream
+
+from ..crop import Image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class VideoError(ValueError):
+    """Frames that cannot be read or written; the message is one line that names the file."""
+
+
+class Frames(Protocol):
+    """Frames of a video, once through. Raises VideoError where it cannot go on."""
+
+    #: What it is called in messages and file names.
+    name: str
+    #: Frames per second.
+    rate: Fraction
+    #: Number of frames; None where nobody knows.
+    length: int | None
+
+    def __iter__(self) -> Iterator[Image]:
+        """Frames from the first to the last."""
+        ...
+
+
+def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
+    """Frames of a video file, of a folder of images in their natural order, or of a camera.
+
+    Args:
+        source: path of a file or folder, or a camera's number.
+        rate: frames per second of a folder of images, which does not say; None: 30.
+
+    Raises:
+        VideoError: there is no such thing, or it holds no frames.
+
+    """
+    if str(source).isdecimal() and not Path(source).exists():
+        return CameraFrames(int(source))
+    path = Path(source)
+    if not path.exists():
+        raise VideoError(f"{source}: no such file or folder")
+    return FolderFrames(path, rate or Fraction(30)) if path.is_dir() else VideoFrames(path)
+
+
+class VideoFrames:
+    """Frames of a video file, upright as its rotation says."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.name = path.stem
+        with self._open() as container:
+            stream = _video_stream(container, path)
+            self.rate = stream.average_rate or stream.guessed_rate or Fraction(30)
+            self._end = _expected_end(container, stream)
+            self.length = stream.frames or (round(self._end * self.rate) if self._end else None)
+
+    def __iter__(self) -> Iterator[Image]:
+        """Frames from the first to the last; a VideoError follows those that a damaged file still gives."""
+        count, end = 0, 0.0
+        with self._open() as container:
+            stream = _video_stream(container, self.path)
+            stream.thread_type = "AUTO"
+            try:
+                for frame in container.decode(stream):
+                    yield _upright(frame)
+                    count += 1
+                    end = max(end, (frame.time or 0.0) + float(1 / self.rate))
+            except av.error.FFmpegError as error:
+                raise VideoError(f"{self.path}: broken after {count} frames: {error.strerror}") from None
+        if count == 0:
+            raise VideoError(f"{self.path}: holds no frame that can be read")
+        # What a file says of its own length may be a little off; this is for those cut short.
+        if self._end is not None and end < self._end - 1:
+            raise VideoError(f"{self.path}: truncated: {end:.1f} of {self._end:.1f} seconds, {count} frames")
+
+    def _open(self) -> av.container.InputContainer:
+        try:
+            return av.open(str(self.path))
+        except (av.error.FFmpegError, OSError) as error:
+            raise VideoError(f"{self.path}: not a video that can be read: {error.strerror}") from None
+
+
+class FolderFrames:
+    """The images of a folder, in natural order: 2.jpg before 10.jpg."""
+
+    def __init__(self, path: Path, rate: Fraction):
+        self.name = path.resolve().name
+        self.rate = rate
+        self.paths = sorted((p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+        self.length = len(self.paths)
+        if not self.paths:
+            raise VideoError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
+
+    def __iter__(self) -> Iterator[Image]:
+        """Images from the first to the last; a VideoError at one that cannot be read."""
+        for path in self.paths:
+            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+            if image is None:
+                raise VideoError(f"{path}: not an image that can be read")
+            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+class CameraFrames:
+    """Frames of a camera, until it is taken away."""
+
+    def __init__(self, number: int):
+        self.name = f"camera{number}"
+        self.length = None
+        self._capture = cv2.VideoCapture(number)
+        if not self._capture.isOpened():
+            raise VideoError(f"camera {number}: cannot be opened")
+        self.rate = Fraction(self._capture.get(cv2.CAP_PROP_FPS) or 30).limit_denominator(1001)
+
+    def __iter__(self) -> Iterator[Image]:
+        """Frames as they come."""
+        try:
+            while True:
+                arrived, image = self._capture.read()
+                if not arrived:
+                    raise VideoError(f"{self.name}: no more frames")
+                yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        finally:
+            self._capture.release()
+
+
+class VideoWriter:
+    """Writes frames to a video file (H.264 where PyAV has it). Use it in a with statement: it is readable after that.
+
+    Args:
+        path: of the file; its suffix says the container (.mp4, .mkv, ...).
+        rate: frames per second.
+
+    Raises:
+        VideoError: the file cannot be written, or its suffix is not one of a video.
+
+    """
+
+    def __init__(self, path: str | Path, rate: Fraction):
+        self.path = Path(path)
+        self.rate = rate
+        if not self.path.absolute().parent.is_dir():
+            raise VideoError(f"{path}: cannot be written: there is no folder {self.path.parent}")
+        h264 = "libx264" in av.codecs_available
+        try:
+            self._container = av.open(str(path), "w")
+            self._stream = self._container.add_stream("libx264" if h264 else "mpeg4", rate=rate)
+        except (av.error.FFmpegError, OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise VideoError(f"{path}: cannot be written as a video: {reason}") from None
+        self._stream.pix_fmt = "yuv420p"
+        if h264:
+            self._stream.options = {"crf": "20", "preset": "veryfast"}
+        self._size: tuple[int, int] | None = None
+
+    def write(self, frame: Image) -> None:
+        """Appends a frame; all must be of one size."""
+        # H.264 in its common form halves the resolution of colours: sides must be even.
+        frame = cv2.copyMakeBorder(frame, 0, frame.shape[0] % 2, 0, frame.shape[1] % 2, cv2.BORDER_REPLICATE)
+        size = (frame.shape[1], frame.shape[0])
+        if self._size is None:
+            self._size = self._stream.width, self._stream.height = size
+        elif size != self._size:
+            raise VideoError(f"{self.path}: expected frames of width and height {self._size}, got {size}")
+        self._mux(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"))
+
+    def close(self) -> None:
+        """Writes what is pending and closes the file."""
+        if self._size is not None:
+            self._mux(None)
+        self._container.close()
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _mux(self, frame: av.VideoFrame | None) -> None:
+        try:
+            self._container.mux(self._stream.encode(frame))
+        except av.error.FFmpegError as error:
+            raise VideoError(f"{self.path}: cannot be written: {error.strerror}") from None
+
+
+def _video_stream(container: av.container.InputContainer, path: Path) -> VideoStream:
+    if not container.streams.video or container.format.name == "tty":  # FFmpeg's pictures made of text
+        raise VideoError(f"{path}: holds no video")
+    return container.streams.video[0]
+
+
+def _expected_end(container: av.container.InputContainer, stream: VideoStream) -> float | None:
+    """When the last frame should end, in seconds; None where the file does not say."""
+    if stream.duration is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None and len(container.streams) == 1:  # of the longest stream
+        return container.duration / av.time_base
+    return None
+
+
+def _upright(frame: av.VideoFrame) -> Image:
+    image = frame.to_ndarray(format="rgb24")
+    quarter_turns = round(frame.rotation / 90) % 4  # counterclockwise
+    return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
+
+
+def _natural(path: Path) -> list[int | str]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]

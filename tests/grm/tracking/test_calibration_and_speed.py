@@ -1,0 +1,138 @@
+"""Layers that never divide, and the stopwatch."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from grm.model.division import TokenDivision
+from grm.model.encoder import Attention
+from grm.tracking import Tracker
+from grm.tracking.calibration import calibrate, fix_layers
+from grm.tracking.speed import FORMS, balance_division, compare_dtypes, measure_forms, time_parts
+
+from ..model.small import small_config, small_model
+from .scenes import noise_frames
+
+BOX = (40, 30, 20, 13)
+
+
+def shares_of_s(model, frame):
+    tracker = Tracker(model)
+    tracker.initialize(frame, BOX)
+    _, crops = tracker.search_crops(frame)
+    return (tracker.locate(crops).divisions[0] == 1).mean((1, 2))
+
+
+def model_with_constant_layers():
+    """Layer 2 is always S, layer 3 always A, layer 4 divides."""
+    model = small_model()
+    for number, towards in ((2, -1e3), (3, 1e3)):
+        model.encoder.layers[number - 1].attention.division.third.bias.data[1] = towards
+    return model
+
+
+def test_calibration_finds_what_never_changes():
+    divisions = np.full((5, 4, 4, 4), 2, np.uint8)
+    divisions[:, 1] = 1
+    divisions[:4, 2] = 1  # of the last frame all A
+    divisions[:, 3, 0] = 1
+    found = calibrate(divisions, small_config())
+    assert found.frames == 5
+    assert found.fixed == {2: "S"}
+    assert found.shares == {2: (0, 0, 0), 3: (0, pytest.approx(0.2), 1), 4: (0.75, 0.75, 0.75)}
+
+
+def test_one_token_in_one_frame_keeps_a_layer_free():
+    divisions = np.full((5, 4, 4, 4), 1, np.uint8)
+    divisions[3, 2, 1, 1] = 2
+    assert calibrate(divisions, small_config()).fixed == {2: "S", 4: "S"}
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 4, 4), (5, 3, 4, 4), (4, 4, 4)])
+def test_calibration_refuses_other_divisions(shape):
+    with pytest.raises(ValueError, match=r"expected shape \(frames, 4, 4, 4\)"):
+        calibrate(np.ones(shape, np.uint8), small_config())
+
+
+def test_fixing_what_never_changes_changes_nothing():
+    model, frames = model_with_constant_layers(), noise_frames(4)
+    tracks, trackers = [], [Tracker(model)]
+    trackers[0].initialize(frames[0], BOX)
+    tracks = [trackers[0].track(frame) for frame in frames[1:]]
+    found = calibrate(np.stack([track.division for track in tracks]), model.config)
+    assert {number: found.fixed[number] for number in (2, 3)} == {2: "S", 3: "A"}
+    fixed = fix_layers(model, {2: "S", 3: "A"})
+    fixed.encoder.layers[1].attention.division.forward = None  # would fail
+    fixed.encoder.layers[2].attention.division.forward = None
+    tracker = Tracker(fixed)
+    tracker.initialize(frames[0], BOX)
+    for frame, expected in zip(frames[1:], tracks, strict=True):
+        got = tracker.track(frame)
+        assert got.box == pytest.approx(expected.box, abs=1e-4)
+        assert np.array_equal(got.division, expected.division)
+    free = fix_layers(fixed, {})
+    assert free.config == model.config
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in free.state_dict().items())
+
+
+@pytest.mark.parametrize("share", [0, 0.25, 0.5, 1])
+def test_balanced_division_has_the_share_asked_for(share):
+    model, frame = small_model(), noise_frames(1)[0]
+    balance_division(model, frame, BOX, share)
+    shares = shares_of_s(model, frame)
+    assert np.abs(shares[1:] - share).max() <= 1 / 16 + 1e-9
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_every_form_is_timed(monkeypatch):
+    attend = Attention.attend
+    monkeypatch.setattr(Attention, "attend", lambda *args: time.sleep(0.002) or attend(*args))
+    model, frame = small_model(), noise_frames(1)[0]
+    speeds = measure_forms(model, frame, [BOX, BOX], fixed={2: "S"}, rounds=2)
+    assert [speed.form for speed in speeds] == [*FORMS, "fused, layers fixed"]
+    for speed in speeds:
+        assert min(speed.pre_processing, speed.post_processing) > 0
+        assert min(speed.attention, speed.model) > 4 * 0.002  # layers
+        assert speed.total == speed.pre_processing + speed.model + speed.post_processing
+
+
+def test_forms_are_what_they_are_called(monkeypatch):
+    """The two forms without a division divide nothing, and keep the weights of the model."""
+    from grm.tracking import speed
+
+    model, frame = small_model(), noise_frames(1)[0]
+    one, two = (speed._in_form(model, FORMS[form]) for form in ("one-stream", "two-stream"))
+    assert not any(isinstance(module, TokenDivision) for form in (one, two) for module in form.modules())
+    assert (shares_of_s(one, frame) == 0).all()
+    assert shares_of_s(two, frame).tolist() == [1, 1, 1, 0]
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in two.state_dict().items())
+
+
+def test_wrong_attention_is_not_timed(monkeypatch):
+    from grm.model import encoder
+
+    right = encoder.masked_attention
+    monkeypatch.setattr(encoder, "masked_attention", lambda *args: right(*args) * 1.001)
+    with pytest.raises(RuntimeError, match="fused and masked attention differ"):
+        measure_forms(small_model(), noise_frames(1)[0], BOX, rounds=1)
+
+
+def test_parts_add_up():
+    parts = time_parts(small_model(), noise_frames(1)[0], BOX, dtype=torch.float32, rounds=3)
+    assert set(parts) == {
+        "stem", "q, k, v", "division", "attention", "output projection", "MLP", "head", "everything else",
+    }  # fmt: skip
+    assert all(seconds > 0 for seconds in parts.values())
+    assert list(parts.values()) == sorted(parts.values(), reverse=True)
+
+
+def test_dtypes_are_compared_on_the_same_crops():
+    frames = noise_frames(4)
+    same = compare_dtypes(small_model(), frames, BOX, torch.float32)
+    assert same == (3, pytest.approx(1), 0)
+    other = compare_dtypes(small_model(), frames, BOX, torch.bfloat16)
+    assert other.frames == 3 and 0.5 < other.mean_iou < 1 and 0 <= other.flips < 0.2
+    with pytest.raises(ValueError, match="two or more"):
+        compare_dtypes(small_model(), frames[:1], BOX, torch.bfloat16)

@@ -1,0 +1,99 @@
+"""What is drawn, and the attention that is looked at."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from grm.crop import CropRegion
+from grm.tracking.attention import template_attention
+from grm.tracking.drawing import (
+    COLORS,
+    darken_separate,
+    division_strip,
+    draw_boxes,
+    save_attention_picture,
+    save_division_picture,
+)
+from grm_kernels.categories import one_hot
+from grm_kernels.reference import interaction_mask
+
+from ..model.small import images, small_model
+
+
+def test_boxes_are_drawn_where_they_are():
+    frame = np.full((100, 150, 3), 128, np.uint8)
+    drawn = draw_boxes(frame, np.array([[20.0, 30.0, 50.0, 40.0], [90.0, 10.0, 30.0, 60.0]]), ["0.9", "b"])
+    assert (frame == 128).all()  # a copy
+    for (x, y), color in {(45, 30): COLORS[0], (70, 50): COLORS[0], (90, 40): COLORS[1], (105, 70): COLORS[1]}.items():
+        assert np.abs(drawn[y, x].astype(int) - color).max() < 40
+    assert (drawn[45:60, 35:60] == 128).all()  # not inside
+
+
+def test_separate_tokens_are_dark():
+    crop = np.full((64, 64, 3), 200, np.uint8)
+    division = np.array([[1, 2, 2, 2], [2, 0, 2, 2], [2, 2, 1, 2], [2, 2, 2, 2]], np.uint8)
+    dark = darken_separate(crop, division) < 100
+    expected = np.kron(division == 1, np.ones((16, 16), bool))
+    assert np.array_equal(dark[..., 0], expected)
+
+
+def test_strip_has_a_row_for_each_target_and_a_column_for_each_layer():
+    frame = np.full((100, 160, 3), 255, np.uint8)
+    divisions = np.full((2, 3, 4, 4), 2, np.uint8)
+    divisions[1, 2] = 1  # second target, layer 3: all S
+    regions = [CropRegion(50, 50, 40), CropRegion(80, 50, 40)]
+    strip = division_strip(frame, regions, divisions, [1, 3])
+    height, side = strip.shape[0] // 2, 80
+    assert strip.shape[1:] == (160, 3) and height > side
+    tiles = [
+        [strip[(r + 1) * height - side : (r + 1) * height, c * side : (c + 1) * side] for c in (0, 1)] for r in (0, 1)
+    ]
+    assert [[tile.mean() > 200 for tile in row] for row in tiles] == [[True, True], [True, False]]
+
+
+@pytest.mark.parametrize(
+    "overrides", [(), ("division.variant=tsa",), ("division.soft=true",), ("division.fixed={2: S}",)]
+)
+def test_attention_is_the_softmax_of_the_definition(overrides):
+    """Against the whole masked softmax in float64, from the model's own q, k and division."""
+    model = small_model(*overrides)
+    layer, seen = model.encoder.layers[1].attention, []
+    handle = layer.register_forward_hook(lambda module, args, output: seen.append((args[0], output[1])))
+    with torch.no_grad():
+        model(*images())
+        handle.remove()
+        x, division = seen[0]
+        q, k, _ = layer.heads_of(x)
+        categories, policy = layer.with_template(division)
+        policy = one_hot(categories) if policy is None else policy
+        scores = (q.double() @ k.double().transpose(2, 3)) * q.shape[-1] ** -0.5
+        weights = interaction_mask(policy.double())[:, None] * scores.exp()
+        expected = (weights / weights.sum(-1, keepdim=True))[:, :, :4, 4:].mean((1, 2)).unflatten(1, (4, 4))
+    got = template_attention(model, *images(), [3, 2])
+    assert got.shape == (3, 2, 4, 4)
+    assert np.abs(got[:, 1] - expected.numpy()).max() < 1e-6
+    assert (got[:, 1] > 0).any() or "division.fixed={2: S}" in overrides
+
+
+def test_nothing_is_left_behind_by_looking():
+    model = small_model()
+    with pytest.raises(ValueError, match="search"):
+        template_attention(model, images()[0], torch.zeros(3, 3, 16, 16), [1])
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_pictures_show_what_they_should(tmp_path):
+    template, search = np.full((32, 32, 3), 90, np.uint8), np.full((64, 64, 3), 210, np.uint8)
+    division = np.full((3, 4, 4), 2, np.uint8)
+    save_division_picture(tmp_path / "all.png", template, search, division)
+    division[1] = 1
+    save_division_picture(tmp_path / "some.png", template, search, division)
+    both = [cv2.imread(str(tmp_path / name)) for name in ("all.png", "some.png")]
+    assert both[0].shape == both[1].shape
+    darker = (both[0].astype(int) - both[1]).max(-1) > 100
+    assert 0.08 < darker.mean() < 0.25  # one tile of five
+    maps = np.zeros((2, 4, 4), np.float32)
+    maps[1, 2, 1] = 0.5
+    save_attention_picture(tmp_path / "attention.png", template, search, maps, [1, 3])
+    assert cv2.imread(str(tmp_path / "attention.png")).std() > 20
