@@ -264,7 +264,7 @@ def speed(
     fused = speeds[0]
     where = f"{_device(device)}, {torch.get_num_threads()} threads, {dtype.value}, torch {torch.__version__}"
     table = Table(title=f"Milliseconds for a frame of {targets} target(s); {where}", title_justify="left")
-    columns = ("pre-processing", "network", "post-processing", "frames/s", "of fused", "attention", "of fused")
+    columns = ("pre", "network", "post", "frames/s", "of fused", "attention", "of fused")
     for name in ("form", *columns):
         table.add_column(name, justify="left" if name == "form" else "right")
     for s in speeds:
