@@ -7,13 +7,14 @@ import difflib
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Attention = Literal["fused", "masked", "separate"]
 Variant = Literal["two_stream", "one_stream", "ts", "tsa", "sa", "ranked"]
+DatasetKind = Literal["lasot", "trackingnet", "got10k", "coco", "folder", "synthetic"]
 
 
 class ConfigError(ValueError):
@@ -167,10 +168,72 @@ class ModelConfig(_Section):
         return self.search.size // self.encoder.patch
 
 
+class DatasetConfig(_Section):
+    """One data set: where it lies and what is taken of it. `grm.data` says how each kind is laid out."""
+
+    kind: DatasetKind
+    #: Its folder; a relative one starts at `data.root`. Kind synthetic has none.
+    root: Path | None = None
+    #: lasot: train, test, all. trackingnet: train, test. got10k: train, val, test. coco: train, val.
+    split: str = "train"
+    #: A file that names the sequences to take, one a line; null: those that the data set itself lists.
+    names: Path | None = None
+    #: At most so many sequences are taken, the first ones; null: all. Kind synthetic needs it.
+    limit: int | None = Field(None, gt=0)
+    #: How often pairs are drawn from it, against the other data sets.
+    weight: float = Field(1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> "DatasetConfig":
+        if self.kind == "synthetic" and (self.root is not None or self.names is not None or self.limit is None):
+            raise ValueError("kind synthetic: expected limit (the number of sequences), neither root nor names")
+        if self.kind != "synthetic" and self.root is None:
+            raise ValueError(f"root: kind {self.kind} needs one")
+        return self
+
+
+class JitterConfig(_Section):
+    """How far the search region is moved off the target in training."""
+
+    #: Width and height are each multiplied by exp(scale * N(0, 1)).
+    scale: float = Field(0.25, ge=0)
+    #: The centre moves up to this far in x and in y, in units of the square root of the (scaled) box's area.
+    center: float = Field(1.5, ge=0)
+
+
+class DataConfig(_Section):
+    """What is trained on and held out, and how pairs are drawn and augmented. Defaults are the published values."""
+
+    #: Where relative roots of data sets start.
+    root: Path = Path("data")
+    #: Data sets to train on, by a name of your choice.
+    train: dict[str, DatasetConfig] = {}
+    #: Data sets whose sequences are tracked now and then during training, and never trained on.
+    held_out: dict[str, DatasetConfig] = {}
+    samples_per_epoch: int = Field(60_000, gt=0)
+    #: The search frame comes at most so many frames after the template's.
+    max_gap: int = Field(199, gt=0)
+    #: Sequences with fewer frames, or fewer visible ones, are not drawn from.
+    min_frames: int = Field(20, ge=2)
+    min_visible: int = Field(5, ge=2)
+    jitter: JitterConfig = JitterConfig()
+    #: Probability that both images lose their colour; that both are mirrored; that one crop by itself is.
+    grayscale: float = Field(0.05, ge=0, le=1)
+    flip: float = Field(0.5, ge=0, le=1)
+    crop_flip: float = Field(0.5, ge=0, le=1)
+    #: Each crop is multiplied by a number between 1 - brightness and 1 + brightness.
+    brightness: float = Field(0.2, ge=0, lt=1)
+    #: Broken images and annotations are replaced by the next draw until, in one process, there are more than
+    #: `failures` of them and they are more than this share of its draws.
+    failure_share: float = Field(0.01, ge=0, le=1)
+    failures: int = Field(10, ge=0)
+
+
 class Config(_Section):
     """A whole configuration, as a YAML file has it."""
 
     model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
 
 
 def presets() -> list[str]:
@@ -258,9 +321,10 @@ def _explain(fault: dict[str, Any]) -> str:
             return f"{location}: {message}" if location else message
         got = "" if fault["type"] == "missing" else f", got {fault['input']!r}"
         return f"{location}: {message[0].lower()}{message[1:]}{got}"
-    section: type[BaseModel] = Config
+    section: Any = Config
     for name in fault["loc"][:-1]:
-        section = section.model_fields[name].annotation
+        in_dictionary = get_origin(section) is dict
+        section = get_args(section)[1] if in_dictionary else section.model_fields[name].annotation
     valid = list(section.model_fields)
     hint = _did_you_mean(str(fault["loc"][-1]), valid)
     return f"{location}: unknown key{hint}; valid here: {_listed(valid)}"
