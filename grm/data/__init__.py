@@ -2,6 +2,8 @@
 
 from .datasets import open_datasets
 from .errors import DataError
+from .pairs import PairDataset, training_pairs
+from .sample import Sample
 from .sequence import Sequence, Sequences
 
-__all__ = ["DataError", "Sequence", "Sequences", "open_datasets"]
+__all__ = ["DataError", "PairDataset", "Sample", "Sequence", "Sequences", "open_datasets", "training_pairs"]
