@@ -11,7 +11,8 @@ from .errors import DataError
 from .folder import folder, folder_paths
 from .got10k import got10k, got10k_paths
 from .lasot import lasot, lasot_paths
-from .sequence import Sequences
+from .sequence import Sequence, Sequences
+from .synthetic import synthetic_sequences
 from .trackingnet import trackingnet, trackingnet_paths
 
 
@@ -33,6 +34,7 @@ READERS = {
     "coco": Reader(("train", "val"), coco_paths, coco),
     "folder": Reader((), folder_paths, folder),
 }
+SYNTHETIC_SPLITS = ("train", "held_out")
 
 
 def open_datasets(config: Config, datasets: Mapping[str, DatasetConfig]) -> dict[str, Sequences[Any]]:
@@ -52,18 +54,30 @@ def open_datasets(config: Config, datasets: Mapping[str, DatasetConfig]) -> dict
     return {name: _open(config, name, dataset) for name, dataset in datasets.items()}
 
 
+def held_out_sequences(config: Config) -> list[Sequence]:
+    """The sequences of all held-out data sets of a configuration, one after the other; errors as in `open_datasets`."""
+    return [sequence for sequences in open_datasets(config, config.data.held_out).values() for sequence in sequences]
+
+
 def _faults(config: Config, name: str, dataset: DatasetConfig) -> list[str]:
-    reader = READERS[dataset.kind]
-    if reader.splits and dataset.split not in reader.splits:
-        return [f"{name}: split: {dataset.kind} has {', '.join(reader.splits)}, got {dataset.split!r}"]
-    paths = reader.paths(config.data.root / dataset.root, dataset.split, dataset.names is not None)
-    paths += [] if dataset.names is None else [dataset.names]
+    splits = SYNTHETIC_SPLITS if dataset.kind == "synthetic" else READERS[dataset.kind].splits
+    if splits and dataset.split not in splits:
+        return [f"{name}: split: {dataset.kind} has {', '.join(splits)}, got {dataset.split!r}"]
+    if dataset.kind == "synthetic":
+        photographs = config.data.synthetic.photographs
+        paths = [] if photographs is None else [photographs]
+    else:
+        root, named = config.data.root / dataset.root, dataset.names is not None
+        paths = READERS[dataset.kind].paths(root, dataset.split, named)
+        paths += [config.data.root / dataset.names] if named else []
     return [f"{name}: missing: {path}" for path in paths if not path.exists()]
 
 
 def _open(config: Config, name: str, dataset: DatasetConfig) -> Sequences[Any]:
+    if dataset.kind == "synthetic":
+        return synthetic_sequences(config.data.synthetic, dataset.split, dataset.limit)
     root = config.data.root / dataset.root
-    names = None if dataset.names is None else read_lines(dataset.names)
+    names = None if dataset.names is None else read_lines(config.data.root / dataset.names)
     sequences = READERS[dataset.kind].read(root, dataset.split, names)[: dataset.limit]
     if not sequences:
         raise DataError(f"{name}: {root}: holds no sequences of {dataset.kind} ({dataset.split})")
