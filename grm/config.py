@@ -252,6 +252,8 @@ class SyntheticConfig(_Section):
     #: Probability that a sequence has bursts of blur (half by motion, half out of focus), and their width in pixels.
     blur: float = Field(0.4, ge=0, le=1)
     blur_width: Range = (2.0, 9.0)
+    #: Width in pixels of the blur that a sequence has throughout.
+    softness: Range = (0.0, 3.0)
     #: Deviation of the noise of pixels, of 255.
     noise: Range = (0.0, 8.0)
 

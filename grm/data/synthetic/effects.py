@@ -26,13 +26,15 @@ class Effects:
         #: (N, 3) what each colour is multiplied by.
         self._gain = np.exp(light[:, None] + np.stack(cast, axis=-1))
         grid = np.clip(2 * rng.random((5, 5), dtype=np.float32) - 0.5, 0, 1)
-        smooth = cv2.resize(grid, (config.width, config.height), interpolation=cv2.INTER_CUBIC)
+        smooth = cv2.resize(grid, (40, 30), interpolation=cv2.INTER_CUBIC)
         shade = 255 * (1 - rng.uniform(*config.shadow) * np.clip(3 * smooth - 1, 0, 1))
-        self._shadow = cv2.merge([shade.astype(np.uint8)] * 3)
+        self._shadow = cv2.merge([cv2.resize(shade.astype(np.uint8), (config.width, config.height))] * 3)
         width = rng.uniform(*config.blur_width) * (rng.random() < config.blur)
         burst, direction = wiggle(rng, frames, 2, np.array([2.0, 2.0])).T
         #: (N,) width of the blur in pixels, and its direction in radians; out of focus it has none.
         self._blur = width * np.clip(burst, 0, 1)
+        #: Of the lens, in pixels: objects and background are equally sharp.
+        self._softness = rng.uniform(*config.softness)
         self._direction = direction if rng.random() < 0.5 else None
         self._noise = rng.uniform(*config.noise)
         self._noise_place = rng.integers(0, _NOISE_SLACK, (frames, 2))
@@ -41,11 +43,11 @@ class Effects:
         """The image (height, width, 3) as it is seen in one frame."""
         image = cv2.multiply(image, self._shadow, scale=1 / 255)
         image = cv2.transform(image, np.diag(self._gain[frame]))
-        width = self._blur[frame]
-        if width > _NARROWEST and self._direction is None:
-            image = cv2.GaussianBlur(image, (0, 0), width / 4)
-        elif width > _NARROWEST:
+        width, softness = self._blur[frame], self._softness
+        if width > _NARROWEST and self._direction is not None:
             image = cv2.filter2D(image, -1, _line(width, self._direction[frame]))
+        elif max(width, softness) > _NARROWEST:
+            image = cv2.GaussianBlur(image, (0, 0), max(width, softness) / 4)
         y, x = self._noise_place[frame]
         height, columns = image.shape[:2]
         noise = _noise_tile(height, columns)[y : y + height, x : x + columns]

@@ -120,12 +120,19 @@ def scene(source: Source, number: int) -> Image:
     """
     rng = np.random.default_rng([source.bank, BANK + number])
     size = (SCENE_WIDTH, SCENE_HEIGHT)
-    place, turn = rng.uniform(0.25, 0.75, 2), rng.uniform(-np.pi, np.pi)
-    matrix = _affine(SIDE / SCENE_WIDTH * rng.uniform(0.4, 1.2), turn, place, size)
-    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    image = cv2.warpAffine(
-        source.texture(int(rng.integers(BANK))), matrix, size, flags=flags, borderMode=cv2.BORDER_REFLECT
-    )
+    # A texture drawn large, and another in its own size over it: enlarged alone, it would be smoother than the objects.
+    layers = [
+        cv2.warpAffine(
+            source.texture(int(rng.integers(BANK))),
+            _affine(scale, rng.uniform(-np.pi, np.pi), rng.uniform(0.25, 0.75, 2), size),
+            size,
+            flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT,
+        )
+        for scale in (SIDE / SCENE_WIDTH * rng.uniform(0.4, 1.2), rng.uniform(0.7, 1.6))
+    ]
+    share = rng.uniform(0, 0.5)
+    image = cv2.addWeighted(layers[0], 1 - share, layers[1], share, 0)
     image = cv2.transform(image, color_matrix(rng, 0.1))
     largest = rng.uniform(20, 90)
     for _ in range(int(rng.integers(8, 50))):

@@ -56,8 +56,10 @@ class Sprite:
 
         """
         self.radii, self.motion, self._paint = radii, motion, paint
-        cos, sin = np.cos(motion.angle), np.sin(motion.angle)
-        turn = np.stack([np.stack([cos, -sin], -1), np.stack([sin, cos], -1)], -2)
+        turn = np.empty((len(motion.angle), 2, 2))
+        turn[:, 0, 0] = turn[:, 1, 1] = np.cos(motion.angle)
+        turn[:, 1, 0] = np.sin(motion.angle)
+        turn[:, 0, 1] = -turn[:, 1, 0]
         self._forward = turn * motion.half[:, None, :]
         self._inverse = turn.transpose(0, 2, 1) / motion.half[:, :, None]
         self._corners = radii * np.stack([np.cos(ANGLES), np.sin(ANGLES)])

@@ -234,10 +234,12 @@ def test_photographs(tmp_path):
         photographs(tmp_path / "..")
 
 
+OFF = {"light": 0, "cast": 0, "shadow": (0, 0), "blur": 0, "softness": (0, 0), "noise": (0, 0)}
+
+
 def test_effects_can_be_turned_off():
-    off = {"light": 0, "cast": 0, "shadow": (0, 0), "blur": 0, "noise": (0, 0)}
     image = np.random.default_rng(0).integers(0, 256, (240, 320, 3), dtype=np.uint8)
-    plain = Effects(np.random.default_rng(0), CONFIG.model_copy(update=off))
+    plain = Effects(np.random.default_rng(0), CONFIG.model_copy(update=OFF))
     assert np.array_equal(plain.apply(image, 5), image)
 
 
@@ -248,14 +250,14 @@ def test_effects_can_be_turned_off():
         ({"cast": 0.3}, lambda a, b: np.ptp(a.mean(axis=(0, 1)) / b.mean(axis=(0, 1))) > 0.05),
         ({"shadow": (0.5, 0.5)}, lambda a, b: a.mean() < 0.95 * b.mean()),
         ({"blur": 1, "blur_width": (8, 8)}, lambda a, b: np.diff(a, axis=1).std() < 0.9 * np.diff(b, axis=1).std()),
+        ({"softness": (3, 3)}, lambda a, b: np.diff(a, axis=1).std() < 0.7 * np.diff(b, axis=1).std()),
         ({"noise": (20, 20)}, lambda a, b: 15 < (a - b).std() < 25),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
 def test_effects(on, measure):
     """Each does what it is called, in one frame of most sequences."""
-    off = {"light": 0, "cast": 0, "shadow": (0, 0), "blur": 0, "noise": (0, 0)}
-    config = CONFIG.model_copy(update={**off, **on})
+    config = CONFIG.model_copy(update={**OFF, **on})
     image = np.random.default_rng(0).integers(60, 180, (240, 320, 3), dtype=np.uint8)
     seen = [
         measure(Effects(np.random.default_rng(s), config).apply(image, 30).astype(float), image * 1.0) for s in SEEDS
