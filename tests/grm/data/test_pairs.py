@@ -172,6 +172,16 @@ def test_labels_without_augmentation():
     assert sample.template_box.tolist() == pytest.approx([15 / 32, 15 / 32, 10 / side, 12 / side], rel=1e-6)
 
 
+def test_only_the_search_region_is_jittered():
+    pairs = pairs_of([Drawn("it")], **{**PLAIN, "jitter": {"scale": 0.25, "center": 1.5}})
+    samples = [pairs[i] for i in range(20)]
+    assert all(sample.template_box[:2].tolist() == pytest.approx([15 / 32] * 2, rel=1e-6) for sample in samples)
+    assert len({tuple(sample.template_box.tolist()) for sample in samples}) == 1
+    moved = torch.stack([sample.box[:2] - 31 / 64 for sample in samples]).abs()
+    # Of 1.5 sizes, in a region of 4 of them.
+    assert 0.2 < moved.max() <= 1.5 / 4
+
+
 class BrightSquare(Drawn):
     """The target is a white square on black, well inside of a large frame."""
 

@@ -127,6 +127,18 @@ def test_hidden_is_not_visible():
     assert len(lengths) > 10 and np.median(lengths) < 20
 
 
+def test_nothing_starts_in_front_of_the_target():
+    crowd = CONFIG.model_copy(update={"distractors": (4, 4), "companion": 1, "in_front": 1})
+    hidden_later = 0
+    for seed in range(30):
+        sequence = synthetic_sequence(crowd, seed)
+        target = opacity(sequence.target, 0)
+        for sprite in sequence._front:
+            assert (target * opacity(sprite, 0)).sum() < 0.1 * target.sum()
+        hidden_later += sequence.shown.min() < 0.5
+    assert hidden_later > 15
+
+
 def test_the_first_box_does_not_follow_the_target():
     """The evaluation's difficulty, fixed beforehand: AO of the unmoved first box at most 0.25 on held-out sequences."""
     config = load_config("synthetic_tiny")
