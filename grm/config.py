@@ -218,11 +218,11 @@ class SyntheticConfig(_Section):
     #: A folder of more photographs to make textures of; null: those that come with installed packages.
     photographs: Path | None = None
     #: Size of the target in pixels, and its width over its height; both uniform in their logarithm.
-    size: Range = (26, 60)
+    size: Range = (26, 56)
     aspect: Range = (0.5, 2.0)
-    #: Root mean square speed in sizes a frame; the centre stays `margin` sizes inside the frame.
+    #: Root mean square speed in sizes a frame; the centre stays so many sizes inside the frame.
     speed: Range = (0.06, 0.18)
-    margin: float = Field(0.3, ge=0)
+    margin: Range = (0.3, 1.5)
     #: Deviations: of the angle in radians, of the logarithms of size and of aspect.
     turn: float = Field(0.5, ge=0)
     scale: float = Field(0.2, ge=0)
@@ -231,8 +231,8 @@ class SyntheticConfig(_Section):
     deform: float = Field(0.15, ge=0, lt=0.5)
     #: Objects made as the target is, with its texture, its colours and often its shape; some keep near it.
     distractors: tuple[int, int] = (1, 3)
-    same_shape: float = Field(0.6, ge=0, le=1)
-    companion: float = Field(0.6, ge=0, le=1)
+    same_shape: float = Field(0.5, ge=0, le=1)
+    companion: float = Field(0.5, ge=0, le=1)
     #: Probability that a distractor passes in front of the target, not behind it.
     in_front: float = Field(0.3, ge=0, le=1)
     #: Objects of other kinds that move about behind the target.
@@ -242,7 +242,7 @@ class SyntheticConfig(_Section):
     occluder: Range = (0.7, 1.8)
     occlusion_frames: Range = (8, 24)
     #: The target is visible where more than this share of it is.
-    visible_share: float = Field(0.1, ge=0, lt=1)
+    visible_share: float = Field(0.25, ge=0, lt=1)
     #: Deviations of the camera: of its place in widths of the frame, of its angle in radians, of its logarithmic zoom.
     camera: tuple[float, float, float] = (0.12, 0.06, 0.06)
     #: Deviation of the brightness over time, of each colour's; depth of a shadow that lies over part of the frame.
@@ -250,10 +250,10 @@ class SyntheticConfig(_Section):
     cast: float = Field(0.03, ge=0)
     shadow: Range = (0.0, 0.5)
     #: Probability that a sequence has bursts of blur (half by motion, half out of focus), and their width in pixels.
-    blur: float = Field(0.4, ge=0, le=1)
-    blur_width: Range = (2.0, 9.0)
+    blur: float = Field(0.3, ge=0, le=1)
+    blur_width: Range = (2.0, 7.0)
     #: Width in pixels of the blur that a sequence has throughout.
-    softness: Range = (0.0, 3.0)
+    softness: Range = (0.0, 2.5)
     #: Deviation of the noise of pixels, of 255.
     noise: Range = (0.0, 8.0)
 
@@ -261,8 +261,10 @@ class SyntheticConfig(_Section):
     def _check(self) -> "SyntheticConfig":
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if isinstance(value, tuple) and len(value) == 2 and not 0 <= value[0] <= value[1]:
-                raise ValueError(f"{name}: expected two numbers from 0 on, the smaller one first, got {list(value)}")
+            if isinstance(value, tuple) and min(value) < 0:
+                raise ValueError(f"{name}: expected numbers from 0 on, got {list(value)}")
+            if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
+                raise ValueError(f"{name}: expected the smaller number first, got {list(value)}")
         if not self.size[0] or not self.aspect[0]:
             raise ValueError("size, aspect: expected positive numbers")
         return self

@@ -60,7 +60,7 @@ def similar_look(rng: np.random.Generator, look: Look) -> Look:
     """The look of another of the same kind: nearly the same pieces of textures in nearly the same colours."""
     return look._replace(
         form=look.form if rng.random() < 0.7 else int(rng.integers(4)),
-        colors=look.colors + color_matrix(rng, 0.04) - np.eye(3, 4),
+        colors=look.colors + color_matrix(rng, 0.06) - np.eye(3, 4),
         zoom=look.zoom * rng.uniform(0.8, 1.25),
         place=look.place + 0.08 * rng.standard_normal(2),
         turn=look.turn + 0.4 * rng.standard_normal(),

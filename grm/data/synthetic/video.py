@@ -45,14 +45,14 @@ class SyntheticSequence:
         self._effects = Effects(rng, config)
         size = np.exp(rng.uniform(*np.log(config.size)))
         half = 0.5 * size * np.exp(rng.uniform(*np.log(config.aspect)) * np.array([0.5, -0.5]))
-        speed = rng.uniform(*config.speed) * size
+        speed, margin = rng.uniform(*config.speed) * size, rng.uniform(*config.margin) * size
         look, radii = random_look(rng), random_outline(rng)
-        center = _paths(rng, config, 1, size, speed)[0]
+        center = _paths(rng, config, 1, margin, speed)[0]
         self.target = Sprite(radii, _motion(rng, config, center, half), painter(rng, look, source))
 
         behind, front = [], []
         passers, alike = _whole(rng, config.passers), _whole(rng, config.distractors)
-        strangers = _paths(rng, config, passers + alike, size, speed)
+        strangers = _paths(rng, config, passers + alike, margin, speed)
         for path in strangers[:passers]:
             own = half * np.exp(0.4 * rng.standard_normal(2))
             behind.append(
@@ -143,10 +143,10 @@ def _whole(rng: np.random.Generator, ends: tuple[int, int]) -> int:
     return int(rng.integers(ends[0], ends[1] + 1))
 
 
-def _paths(rng: np.random.Generator, config: SyntheticConfig, count: int, size: float, speed: float) -> Array:
-    """(count, N, 2) paths of centres that stay `margin` sizes inside the frame."""
+def _paths(rng: np.random.Generator, config: SyntheticConfig, count: int, margin: float, speed: float) -> Array:
+    """(count, N, 2) paths of centres that stay `margin` pixels inside the frame; both in pixels, `speed` a frame."""
     limit = np.array([config.width, config.height], dtype=np.float64)
-    inset = np.minimum(config.margin * size, 0.4 * limit)
+    inset = np.minimum(margin, 0.4 * limit)
     low = np.broadcast_to(inset, (count, 2))
     paths = wander(rng, config.frames, np.full(count, speed), low, np.broadcast_to(limit - inset, (count, 2)))
     return paths.transpose(1, 0, 2)

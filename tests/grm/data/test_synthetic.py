@@ -300,7 +300,8 @@ def test_pairs_of_synthetic_video():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("data.synthetic.size=[30, 20]", "size: expected two numbers from 0 on, the smaller one first, got"),
+        ("data.synthetic.size=[30, 20]", "size: expected the smaller number first, got"),
+        ("data.synthetic.camera=[-1, 0, 0]", "camera: expected numbers from 0 on, got"),
         ("data.synthetic.size=[0, 20]", "size, aspect: expected positive numbers"),
         ("data.synthetic.frames=10", "data.synthetic.frames: input should be greater than or equal to 20, got 10"),
         ("data.synthetic.nois=[0, 1]", "data.synthetic.nois: unknown key, did you mean 'noise'"),
