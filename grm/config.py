@@ -229,10 +229,12 @@ class SyntheticConfig(_Section):
     stretch: float = Field(0.12, ge=0)
     #: Largest bend of the outline, in half sizes.
     deform: float = Field(0.15, ge=0, lt=0.5)
-    #: Objects made as the target is, with its texture, its colours and often its shape; some keep near it.
+    #: Objects made as the target is, with its texture, its colours and often its shape; some keep near it, at a
+    #: distance whose deviation is in sizes.
     distractors: tuple[int, int] = (1, 3)
     same_shape: float = Field(0.5, ge=0, le=1)
     companion: float = Field(0.5, ge=0, le=1)
+    distance: float = Field(2.0, ge=0)
     #: Probability that a distractor passes in front of the target, not behind it.
     in_front: float = Field(0.3, ge=0, le=1)
     #: Objects of other kinds that move about behind the target.

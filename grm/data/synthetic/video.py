@@ -20,6 +20,10 @@ from .sprite import Motion, Sprite
 HELD_OUT = 2**32
 # A target whose box inside the frame is thinner than this many pixels is absent.
 _THINNEST = 1.0
+# Deviations of the logarithms of width and height, against the target's: of other objects, of look-alikes.
+_OTHER_SIZES, _ALIKE_SIZES = 0.4, 0.12
+# Deviation of the phases of a bend, in radians.
+_PHASES = 1.5
 
 
 class SyntheticSequence:
@@ -50,28 +54,25 @@ class SyntheticSequence:
         center = _paths(rng, config, 1, margin, speed)[0]
         self.target = Sprite(radii, _motion(rng, config, center, half), painter(rng, look, source))
 
-        behind, front = [], []
         passers, alike = _whole(rng, config.passers), _whole(rng, config.distractors)
-        strangers = _paths(rng, config, passers + alike, margin, speed)
-        for path in strangers[:passers]:
-            own = half * np.exp(0.4 * rng.standard_normal(2))
-            behind.append(
-                Sprite(random_outline(rng), _motion(rng, config, path, own), painter(rng, random_look(rng), source))
-            )
-        for path in strangers[passers:]:
+        paths = _paths(rng, config, passers + alike, margin, speed)
+        behind, front = [], []
+        for path in paths[:passers]:
+            motion = _motion(rng, config, path, half * np.exp(_OTHER_SIZES * rng.standard_normal(2)))
+            behind.append(Sprite(random_outline(rng), motion, painter(rng, random_look(rng), source)))
+        for path in paths[passers:]:
             if rng.random() < config.companion:
-                path = center + wiggle(rng, config.frames, 2, 2.0 * size)
+                path = center + wiggle(rng, config.frames, 2, config.distance * size)
+            motion = _motion(rng, config, path, half * np.exp(_ALIKE_SIZES * rng.standard_normal(2)))
             outline = similar_outline(rng, radii) if rng.random() < config.same_shape else random_outline(rng)
-            own = half * np.exp(0.12 * rng.standard_normal(2))
-            sprite = Sprite(outline, _motion(rng, config, path, own), painter(rng, similar_look(rng, look), source))
+            sprite = Sprite(outline, motion, painter(rng, similar_look(rng, look), source))
             (front if rng.random() < config.in_front else behind).append(sprite)
-        for _ in range(_whole(rng, config.occlusions)):
-            front.append(_occluder(rng, config, center, size, source))
+        front += [_occluder(rng, config, center, size, source) for _ in range(_whole(rng, config.occlusions))]
         # Whoever starts on the target passes behind it: the first frame shows what is to be tracked.
-        x, y = self.target.inside(np.zeros(1, dtype=int))
-        first = [sprite.covers(x, y, np.zeros(1, dtype=int)).any() for sprite in front]
-        self._front = [sprite for sprite, covers in zip(front, first, strict=True) if not covers]
-        self._behind = behind + [sprite for sprite, covers in zip(front, first, strict=True) if covers]
+        first = np.zeros(1, dtype=int)
+        starts_on = [sprite.covers(*self.target.inside(first), first).any() for sprite in front]
+        self._front = [sprite for sprite, on in zip(front, starts_on, strict=True) if not on]
+        self._behind = behind + [sprite for sprite, on in zip(front, starts_on, strict=True) if on]
 
     def __len__(self) -> int:
         return self.config.frames
@@ -154,7 +155,7 @@ def _paths(rng: np.random.Generator, config: SyntheticConfig, count: int, margin
 
 def _motion(rng: np.random.Generator, config: SyntheticConfig, center: Array, half: Array) -> Motion:
     """A motion along a path, with turns, changes of size and bends. `half` is its size in the first frame."""
-    deviation = np.array([config.turn, config.scale, config.stretch, 1.5, 1.5])
+    deviation = np.array([config.turn, config.scale, config.stretch, _PHASES, _PHASES])
     angle, scale, stretch, *phase = wiggle(rng, config.frames, 5, deviation).T
     scale, stretch = scale - scale[0], stretch - stretch[0]
     return Motion(
