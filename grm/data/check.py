@@ -1,0 +1,95 @@
+"""Walks data sets and reports what they hold, and what of it is missing or broken."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ..config import Config
+from .annotations import has_box
+from .errors import DataError
+from .sequence import ImageSequence, Sequence, Sequences
+
+# Rendered sequences have no files to break: so many tell enough.
+_MOST_SYNTHETIC = 100
+
+
+@dataclass
+class Findings:
+    """What was found in one data set."""
+
+    #: Sequences listed, walked, and of the walked those that pairs are not drawn from (few frames, or few visible).
+    listed: int = 0
+    walked: int = 0
+    too_short: int = 0
+    #: Frames of the walked sequences; of those, with a box, and visible.
+    frames: int = 0
+    boxes: int = 0
+    visible: int = 0
+    #: Images that were opened, and boxes in them that reach over the edge of the frame.
+    opened: int = 0
+    over_edge: int = 0
+    #: What is missing or broken, with its path, a line each.
+    faults: list[str] = field(default_factory=list)
+
+
+def check_dataset(
+    sequences: Sequences[Any], config: Config, *, every: int = 100, advance: Callable[[], object] = lambda: None
+) -> Findings:
+    """Walks one data set. Every image must be there; some are opened.
+
+    Args:
+        sequences: of the data set. Of more than 100 synthetic ones the first 100 are walked.
+        config: how long sequences have to be.
+        every: one image of so many is opened, and the first of each video.
+        advance: called after each sequence.
+
+    """
+    found = Findings(listed=len(sequences))
+    for i in range(len(sequences)):
+        sequence = sequences[i]
+        if not isinstance(sequence, ImageSequence) and i == _MOST_SYNTHETIC:
+            break
+        found.walked += 1
+        try:
+            _check_annotation(sequence, sequences.still, config, found)
+        except DataError as error:
+            found.faults.append(str(error))
+        else:
+            _check_frames(sequence, sequences.still, every, found)
+        advance()
+    return found
+
+
+def _check_annotation(sequence: Sequence, still: bool, config: Config, found: Findings) -> None:
+    visible, boxes = int(sequence.visible.sum()), int(has_box(sequence.boxes).sum())
+    usable = still or (len(sequence) >= config.data.min_frames and visible >= config.data.min_visible)
+    found.visible, found.boxes = found.visible + visible, found.boxes + boxes
+    found.too_short += not usable
+
+
+def _check_frames(sequence: Sequence, still: bool, every: int, found: Findings) -> None:
+    for i in range(len(sequence)):
+        opens = found.frames % every == 0 or (i == 0 and not still)
+        found.frames += 1
+        if opens:
+            try:
+                height, width = sequence.frame(i).shape[:2]
+            except DataError as error:
+                found.faults.append(str(error))
+                continue
+            found.opened += 1
+            _check_box(sequence, i, width, height, found)
+        elif isinstance(sequence, ImageSequence) and not sequence.path(i).exists():
+            found.faults.append(f"{sequence.path(i)}: missing")
+
+
+def _check_box(sequence: Sequence, index: int, width: int, height: int, found: Findings) -> None:
+    low, size = sequence.boxes[index, :2], sequence.boxes[index, 2:]
+    limit = np.array([width, height])
+    if sequence.visible[index] and ((low >= limit) | (low + size <= 0)).any():
+        box = ", ".join(f"{value:g}" for value in sequence.boxes[index])
+        found.faults.append(f"{sequence.name} frame {index}: the box {box} is outside of {width} x {height} pixels")
+    # A box may end on the far side of the last pixel; data sets that count from 1 are one pixel off.
+    found.over_edge += bool(((low < -1) | (low + size > limit + 1)).any())

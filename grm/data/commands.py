@@ -1,0 +1,120 @@
+"""The commands of data sets: `grm data check`, `grm data export`."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from ..config import load_config
+from .check import Findings, check_dataset
+from .datasets import open_datasets
+from .errors import DataError
+from .export import export_folder, export_video
+from .synthetic import HELD_OUT, synthetic_sequence
+
+# So many faults of a data set are printed; --json has all.
+_PRINTED = 20
+
+app = typer.Typer(help="Data sets: what they hold, and synthetic video to look at.", no_args_is_help=True)
+
+Preset = Annotated[str, typer.Argument(metavar="CONFIG", help="Name of a preset, or path of a YAML file.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Changes the configuration: data.root=/data")
+]
+
+
+@app.command()
+def check(
+    preset: Preset,
+    settings: Settings = None,
+    every: Annotated[int, typer.Option(min=1, help="Open one image of so many; 1: every one.")] = 100,
+    report: Annotated[Path | None, typer.Option("--json", help="Also write what was found to this file.")] = None,
+) -> None:
+    """Walks the data sets of a configuration; status 1 where something is missing or broken.
+
+    Every annotation is read and every image has to be there; some images are opened.
+    """
+    config = load_config(preset, settings or [])
+    both = {"train": config.data.train, "held_out": config.data.held_out}
+    opened = {
+        f"{part}.{name}": sequences
+        for part, datasets in both.items()
+        for name, sequences in open_datasets(config, datasets).items()
+    }
+    if not opened:
+        raise DataError(f"{preset}: data.train and data.held_out name no data set")
+    found: dict[str, Findings] = {}
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for name, sequences in opened.items():
+            task = progress.add_task(name, total=len(sequences))
+            found[name] = check_dataset(
+                sequences, config, every=every, advance=lambda task=task: progress.advance(task)
+            )
+    if report is not None:
+        report.write_text(json.dumps({name: asdict(findings) for name, findings in found.items()}, indent=1))
+    _print(found)
+    if any(findings.faults for findings in found.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    output: Annotated[Path, typer.Argument(help="A new folder, or a video file ending in .mp4.")],
+    preset: Annotated[
+        str, typer.Option("--config", help="Preset or YAML file with the difficulty.")
+    ] = "synthetic_tiny",
+    settings: Settings = None,
+    seed: Annotated[int, typer.Option(min=0, max=HELD_OUT - 1, help="Which sequence.")] = 0,
+    held_out: Annotated[
+        bool, typer.Option("--held-out", help="Of the held-out ones, not of those to train on.")
+    ] = False,
+    draw: Annotated[
+        bool, typer.Option("--draw", help="Draw the boxes: green, red where the target is hidden.")
+    ] = False,
+) -> None:
+    """Writes a synthetic sequence: frames and groundtruth.txt in a folder, or a video."""
+    sequence = synthetic_sequence(load_config(preset, settings or []).data.synthetic, seed + HELD_OUT * held_out)
+    write = export_video if output.suffix == ".mp4" else export_folder
+    write(sequence, output, draw=draw)
+    print(f"{output}: {len(sequence)} frames, {sequence.visible.sum()} of them with the target in sight")
+
+
+def _print(found: dict[str, Findings]) -> None:
+    console = Console(highlight=False)
+    table = Table("data set", box=None)
+    for column in (
+        "sequences",
+        "walked",
+        "too short",
+        "frames",
+        "with box",
+        "visible",
+        "opened",
+        "over edge",
+        "faults",
+    ):
+        table.add_column(column, justify="right")
+    for name, one in found.items():
+        shares = (f"{count / max(1, one.frames):.1%}" for count in (one.boxes, one.visible))
+        numbers = (
+            one.listed,
+            one.walked,
+            one.too_short,
+            one.frames,
+            *shares,
+            one.opened,
+            one.over_edge,
+            len(one.faults),
+        )
+        table.add_row(name, *map(str, numbers))
+    console.print(table)
+    for name, one in found.items():
+        for fault in one.faults[:_PRINTED]:
+            console.print(f"{name}: {fault}", markup=False, soft_wrap=True)
+        if len(one.faults) > _PRINTED:
+            console.print(f"{name}: and {len(one.faults) - _PRINTED} more faults", markup=False, soft_wrap=True)

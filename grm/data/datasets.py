@@ -1,0 +1,84 @@
+"""The data sets of a configuration, opened: everything that they need is looked for first, and said at once."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..config import Config, DatasetConfig
+from .annotations import read_lines
+from .coco import coco, coco_paths
+from .errors import DataError
+from .folder import folder, folder_paths
+from .got10k import got10k, got10k_paths
+from .lasot import lasot, lasot_paths
+from .sequence import Sequence, Sequences
+from .synthetic import synthetic_sequences
+from .trackingnet import trackingnet, trackingnet_paths
+
+
+class Reader(NamedTuple):
+    """How a kind of data set is read."""
+
+    #: Empty: there is but one, whatever it is called.
+    splits: tuple[str, ...]
+    #: (root, split, whether the sequences are named by the user) -> paths that have to be there.
+    paths: Callable[[Path, str, bool], list[Path]]
+    #: (root, split, names or None) -> sequences.
+    read: Callable[[Path, str, list[str] | None], Sequences[Any]]
+
+
+READERS = {
+    "lasot": Reader(("train", "test", "all"), lasot_paths, lasot),
+    "trackingnet": Reader(("train", "test"), trackingnet_paths, trackingnet),
+    "got10k": Reader(("train", "val", "test"), got10k_paths, got10k),
+    "coco": Reader(("train", "val"), coco_paths, coco),
+    "folder": Reader((), folder_paths, folder),
+}
+SYNTHETIC_SPLITS = ("train", "held_out")
+
+
+def open_datasets(config: Config, datasets: Mapping[str, DatasetConfig]) -> dict[str, Sequences[Any]]:
+    """Lists the sequences of data sets. No image is opened, and no annotation but COCO's.
+
+    Args:
+        config: where their roots start.
+        datasets: by name: `config.data.train` or `config.data.held_out`.
+
+    Raises:
+        DataError: paths are missing (all of them are named), or a list cannot be read or is empty.
+
+    """
+    faults = [fault for name, dataset in datasets.items() for fault in _faults(config, name, dataset)]
+    if faults:
+        raise DataError("\n".join(faults))
+    return {name: _open(config, name, dataset) for name, dataset in datasets.items()}
+
+
+def held_out_sequences(config: Config) -> list[Sequence]:
+    """The sequences of all held-out data sets of a configuration, one after the other; errors as in `open_datasets`."""
+    return [sequence for sequences in open_datasets(config, config.data.held_out).values() for sequence in sequences]
+
+
+def _faults(config: Config, name: str, dataset: DatasetConfig) -> list[str]:
+    splits = SYNTHETIC_SPLITS if dataset.kind == "synthetic" else READERS[dataset.kind].splits
+    if splits and dataset.split not in splits:
+        return [f"{name}: split: {dataset.kind} has {', '.join(splits)}, got {dataset.split!r}"]
+    if dataset.kind == "synthetic":
+        photographs = config.data.synthetic.photographs
+        paths = [] if photographs is None else [photographs]
+    else:
+        root, named = config.data.root / dataset.root, dataset.names is not None
+        paths = READERS[dataset.kind].paths(root, dataset.split, named)
+        paths += [config.data.root / dataset.names] if named else []
+    return [f"{name}: missing: {path}" for path in paths if not path.exists()]
+
+
+def _open(config: Config, name: str, dataset: DatasetConfig) -> Sequences[Any]:
+    if dataset.kind == "synthetic":
+        return synthetic_sequences(config.data.synthetic, dataset.split, dataset.limit)
+    root = config.data.root / dataset.root
+    names = None if dataset.names is None else read_lines(config.data.root / dataset.names)
+    sequences = READERS[dataset.kind].read(root, dataset.split, names)[: dataset.limit]
+    if not sequences:
+        raise DataError(f"{name}: {root}: holds no sequences of {dataset.kind} ({dataset.split})")
+    return sequences

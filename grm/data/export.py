@@ -1,0 +1,72 @@
+"""Sequences written to disk: as a folder that `grm.data.folder` reads, or as a video to look at."""
+
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..crop import Image
+from .errors import DataError
+from .folder import BOXES
+from .lasot import FLAGS
+from .sequence import Sequence
+
+_QUALITY = 95
+_GREEN, _RED = (0, 255, 0), (255, 0, 0)
+
+
+def export_folder(sequence: Sequence, folder: Path, *, draw: bool = False) -> None:
+    """Writes `00000001.jpg` ..., `groundtruth.txt` (NaN where there is no box) and `full_occlusion.txt` (not visible).
+
+    Args:
+        sequence: what to write.
+        folder: made if it is not there.
+        draw: also draw the boxes into the frames.
+
+    Raises:
+        DataError: the folder is not empty.
+
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        raise DataError(f"{folder}: expected an empty or new folder")
+    for i in range(len(sequence)):
+        pixels = cv2.cvtColor(_frame(sequence, i, draw), cv2.COLOR_RGB2BGR)
+        path = folder / f"{i + 1:08d}.jpg"
+        path.write_bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
+    np.savetxt(folder / BOXES, sequence.boxes, fmt="%.3f", delimiter=",")
+    np.savetxt(folder / FLAGS[0], ~sequence.visible[None], fmt="%d", delimiter=",")
+
+
+def export_video(sequence: Sequence, path: Path, *, draw: bool = False, rate: int = 30) -> None:
+    """Writes an H.264 video.
+
+    Args:
+        sequence: what to write. Of an odd width or height the last column or row is left out, as H.264 needs it.
+        path: of the file; it is replaced.
+        draw: also draw the boxes.
+        rate: frames a second.
+
+    """
+    import av
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=Fraction(rate), options={"crf": "18"})
+        stream.pix_fmt = "yuv420p"
+        stream.height, stream.width = (side - side % 2 for side in sequence.frame(0).shape[:2])
+        for i in range(len(sequence)):
+            frame = np.ascontiguousarray(_frame(sequence, i, draw)[: stream.height, : stream.width])
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _frame(sequence: Sequence, index: int, draw: bool) -> Image:
+    """A frame, with its box in green where the target is visible, in red where it is hidden."""
+    frame, box = sequence.frame(index), sequence.boxes[index]
+    if draw and np.isfinite(box).all():
+        first, last = np.round(box[:2]).astype(int), np.round(box[:2] + box[2:]).astype(int) - 1
+        color = _GREEN if sequence.visible[index] else _RED
+        cv2.rectangle(frame, first.tolist(), last.tolist(), color)
+    return frame

@@ -1,0 +1,57 @@
+"""Images from files, as RGB."""
+
+import os
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ..crop import Image
+from .errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+
+_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+# Cameras append padding; the end of the image is looked for in so many last bytes.
+_TAIL = 4096
+
+
+def read_image(path: Path) -> Image:
+    """An image file: (height, width, 3) uint8, RGB.
+
+    Raises:
+        DataError: it is missing, no image, or a JPEG that ends too early (which OpenCV would fill with grey).
+
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    if data.startswith(_JPEG_START) and _JPEG_END not in data[-_TAIL:]:
+        raise DataError(f"{path}: the JPEG is cut off after {len(data)} bytes")
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None:
+        raise DataError(f"{path}: not an image that OpenCV reads ({len(data)} bytes)")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def list_frames(folder: Path) -> list[str]:
+    """Names of the images in a folder, in the order of the last number in each name, then of the names.
+
+    Raises:
+        DataError: there is none, or no such folder.
+
+    """
+    try:
+        names = [name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES)]
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from None
+    if not names:
+        raise DataError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
+    return sorted(names, key=_order)
+
+
+def _order(name: str) -> tuple[int, str]:
+    numbers = re.findall(r"\d+", Path(name).stem)
+    return (int(numbers[-1]) if numbers else 0, name)
