@@ -3,6 +3,7 @@
 from .division import Division
 from .grm import GRM, Prediction
 from .head import HeadMaps, decode_boxes
+from .images import normalize_images
 from .pickles import WeightsError
 from .weights import load_model, load_pretrained_encoder, load_weights, save_weights
 
@@ -16,5 +17,6 @@ __all__ = [
     "load_model",
     "load_pretrained_encoder",
     "load_weights",
+    "normalize_images",
     "save_weights",
 ]

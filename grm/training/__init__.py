@@ -1,0 +1,1 @@
+"""Training of GRM: losses, the step, and the loop around it."""
