@@ -33,7 +33,7 @@ $(VENV)/.ready: $(SOURCES)
 	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt pip setuptools
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[tracker,test,benchmark,lint]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[tracker,training,test,benchmark,lint]"
 	touch $@
 
 build/.in-place: $(SOURCES)

@@ -1,0 +1,1 @@
+"""Data: sequences of videos with boxes, the readers of data sets, training pairs, and synthetic video."""
