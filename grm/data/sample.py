@@ -1,4 +1,4 @@
-"""One training pair."""
+"""A training pair, as the trainer gets it."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,13 @@ from torch import Tensor
 
 
 class Sample(NamedTuple):
-    """A template and a search region of one target, augmented, on the CPU; collates with torch's default_collate."""
+    """One training pair on the CPU, augmented and not normalised. Collates with torch's default."""
 
-    #: (3, t, t) uint8, RGB crop, not normalised.
+    #: (3, t, t) uint8, RGB.
     template: Tensor
-    #: (3, s, s) uint8, likewise.
+    #: (3, s, s) uint8, RGB.
     search: Tensor
-    #: (4,) float32: the target in the search crop, centre x, centre y, width, height in its sides; not clipped.
+    #: (4,) float32: centre x, centre y, width, height in sides of the search crop; may reach over its edges.
     box: Tensor
     #: (4,) float32: the target in the template crop, likewise.
     template_box: Tensor

@@ -1,11 +1,11 @@
 """The order of the samples: which ones make which step, on which process, however often a run was resumed."""
 
-import signal
-from collections.abc import Iterator
+import os
+from collections.abc import Generator, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from ..config import TrainingConfig
 from ..data.sample import Sample
@@ -18,7 +18,7 @@ class EpochDataset(Protocol):
         """Samples in an epoch."""
 
     def set_epoch(self, epoch: int) -> None:
-        """Chooses the epoch that samples are given of."""
+        """Chooses the epoch that samples are given of; seen by the workers of a data loader that run already."""
 
     def __getitem__(self, index: int) -> Sample:
         """A sample of the epoch."""
@@ -55,11 +55,10 @@ class Schedule(NamedTuple):
         """The passes of a step that a process makes."""
         return [Position(step, number) for number in range(rank, self.passes, processes)]
 
-    def indices(self, position: Position) -> list[tuple[int, int]]:
-        """(epoch, index in the epoch) of every sample of a pass."""
-        epoch, step = divmod(position.step, self.epoch_steps)
-        first = (step * self.passes + position.number) * self.config.batch_size
-        return [(epoch, first + i) for i in range(self.config.batch_size)]
+    def indices(self, position: Position) -> range:
+        """The samples of a pass, by their index in the epoch."""
+        first = (position.step % self.epoch_steps * self.passes + position.number) * self.config.batch_size
+        return range(first, first + self.config.batch_size)
 
 
 def make_schedule(config: TrainingConfig, samples: int, processes: int) -> Schedule:
@@ -81,48 +80,39 @@ def make_schedule(config: TrainingConfig, samples: int, processes: int) -> Sched
 
 def batches(
     dataset: EpochDataset, schedule: Schedule, rank: int, processes: int, first_step: int, *, pin_memory: bool
-) -> Iterator[Sample]:
+) -> Generator[Sample, None, None]:
     """Collated batches of all passes of a process from a step on, in order, to the end of the run."""
     workers = schedule.config.workers
+    passes = _Passes(schedule, rank, processes)
     loader = DataLoader(
-        _AnyEpoch(dataset),
-        batch_sampler=_Passes(schedule, rank, processes, first_step),
+        dataset,
+        batch_sampler=passes,
         num_workers=workers,
-        worker_init_fn=_ignore_signals,
+        persistent_workers=workers > 0,
+        worker_init_fn=_leave_group,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
     )
-    return iter(loader)
+    for epoch in range(first_step // schedule.epoch_steps, schedule.config.epochs):
+        dataset.set_epoch(epoch)
+        first = epoch * schedule.epoch_steps
+        passes.steps = range(max(first, first_step), first + schedule.epoch_steps)
+        yield from loader
 
 
 class _Passes(Sampler):
-    """The samples of every pass of a process, as `Schedule` says."""
+    """The samples of every pass of a process in some steps, as `Schedule` says."""
 
-    def __init__(self, schedule: Schedule, rank: int, processes: int, first_step: int):
-        self.schedule, self.rank, self.processes, self.first_step = schedule, rank, processes, first_step
+    def __init__(self, schedule: Schedule, rank: int, processes: int):
+        self.schedule, self.rank, self.processes = schedule, rank, processes
+        self.steps = range(0)
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        for step in range(self.first_step, self.schedule.steps):
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
             for position in self.schedule.positions(self.rank, self.processes, step):
-                yield self.schedule.indices(position)
+                yield list(self.schedule.indices(position))
 
 
-class _AnyEpoch(Dataset):
-    """A data set asked for (epoch, index): workers fetch ahead over the end of an epoch, so the index tells which."""
-
-    def __init__(self, dataset: EpochDataset):
-        self.dataset = dataset
-        self.epoch: int | None = None
-
-    def __getitem__(self, key: tuple[int, int]) -> Sample:
-        epoch, index = key
-        if epoch != self.epoch:
-            self.dataset.set_epoch(epoch)
-            self.epoch = epoch
-        return self.dataset[index]
-
-
-def _ignore_signals(_worker: int) -> None:
-    # What stops a run is sent to the whole group. The training process answers, then its workers end with it.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def _leave_group(_worker: int) -> None:
+    # What stops a run is sent to its whole process group. The training process answers, and ends its workers itself.
+    os.setpgrp()

@@ -3,7 +3,7 @@
 import json
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -145,24 +145,34 @@ class Trainer:
             self.dataset, schedule, processes.rank, processes.count, made, pin_memory=processes.device.type == "cuda"
         )
         self._evaluate_if_due(made)
-        for step in range(made, schedule.steps):
-            positions = schedule.positions(processes.rank, processes.count, step)
-            with self._saved_on_error(step), progress.waiting():
-                own = [next(stream) for _ in positions]
-            metrics = self._make_step(own, positions)
-            made = step + 1
-            progress.advance(metrics)
-            if made % training.log_every == 0 or made == schedule.steps:
-                values = {**progress.means(), "learning_rate": self._step.optimizer.param_groups[1]["lr"]}
-                self._write_log(made, values)
-            # Agreed on, as a process that stops alone would leave the others waiting for its gradients.
-            stopped = processes.any(stop.requested)
-            if stopped or made % training.checkpoint_every == 0 or made == schedule.steps:
-                self._save(made)
-            if stopped and made < schedule.steps:
-                return False
-            self._evaluate_if_due(made)
+        with closing(stream):
+            for step in range(made, schedule.steps):
+                positions = schedule.positions(processes.rank, processes.count, step)
+                with progress.waiting():
+                    own = self._next_batches(stream, positions)
+                metrics = self._make_step(own, positions)
+                made = step + 1
+                progress.advance(metrics)
+                if made % training.log_every == 0 or made == schedule.steps:
+                    values = {**progress.means(), "learning_rate": self._step.optimizer.param_groups[1]["lr"]}
+                    self._write_log(made, values)
+                # Agreed on, as a process that stops alone would leave the others waiting for its gradients.
+                stopped = processes.any(stop.requested)
+                if stopped or made % training.checkpoint_every == 0 or made == schedule.steps:
+                    self._save(made)
+                if stopped and made < schedule.steps:
+                    return False
+                self._evaluate_if_due(made)
         return True
+
+    def _next_batches(self, stream: Iterator[Sample], positions: list[Position]) -> list[Sample]:
+        """The batches of a step. Where data fail, the weights are good: keeps them."""
+        try:
+            return [next(stream) for _ in positions]
+        except Exception:
+            if made := positions[0].step:
+                self._save(made)
+            raise
 
     def _make_step(self, own: list[Sample], positions: list[Position]) -> dict[str, float]:
         try:
@@ -213,16 +223,6 @@ class Trainer:
             state = self._step.state()
             checkpoint = Checkpoint(made, self._step_samples, config, state, self.evaluations)
             save_checkpoint(checkpoint, self.folder / CHECKPOINT_FILE)
-
-    @contextmanager
-    def _saved_on_error(self, made: int) -> Iterator[None]:
-        """Where data fail, the weights are good: keeps them."""
-        try:
-            yield
-        except Exception:
-            if made:
-                self._save(made)
-            raise
 
 
 class _StopRequest:

@@ -13,13 +13,18 @@ class SquarePairs:
 
     def __init__(self, length=64, template=32, search=64, seed=0):
         self.length, self.template, self.search, self.seed = length, template, search, seed
-        self.epoch = None
+        # In shared memory, so that workers that run already see the next one.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self):
+        return int(self._epoch)
 
     def __len__(self):
         return self.length
 
     def set_epoch(self, epoch):
-        self.epoch = epoch
+        self._epoch.fill_(epoch)
 
     def __getitem__(self, index):
         random = np.random.default_rng([self.seed, self.epoch, index])

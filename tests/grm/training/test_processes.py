@@ -21,7 +21,7 @@ NOISY = ("model.encoder.drop_path=0.2", "training.workers=1", "training.checkpoi
 
 def start(folder, *overrides, resume=True):
     command = [sys.executable, "-m", "tests.grm.training.run", str(folder), "resume" if resume else "new", *overrides]
-    return subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def finish(process):
@@ -34,13 +34,13 @@ def steps_logged(folder):
     return lines[-1]["step"] if lines else 0
 
 
-def kill_after(process, folder, step, delay, number=signal.SIGKILL):
+def kill_after(process, folder, step, delay, number=signal.SIGKILL, group=False):
     deadline = time.monotonic() + TIMEOUT_S
     while steps_logged(folder) < step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(delay)
-    process.send_signal(number)
-    process.communicate(timeout=TIMEOUT_S)
+    (os.killpg if group else os.kill)(process.pid, number)
+    return process.communicate(timeout=TIMEOUT_S)[1]
 
 
 def state_of(folder):
@@ -74,10 +74,11 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path, count):
     assert_same_state(state_of(whole), state_of(parts))
 
 
-def test_sigterm_from_outside_ends_the_process_well(tmp_path):
+@pytest.mark.parametrize("group", [False, True], ids=["process", "with its workers"])
+def test_sigterm_from_outside_ends_the_process_well(tmp_path, group):
     process = start(tmp_path, *NOISY, "training.epochs=1000", resume=False)
-    kill_after(process, tmp_path, 2, 0, signal.SIGTERM)
-    assert process.returncode == 0
+    error = kill_after(process, tmp_path, 2, 0, signal.SIGTERM, group=group)
+    assert process.returncode == 0, error
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == steps_logged(tmp_path) >= 2
 
 
