@@ -209,6 +209,9 @@ class TrainingConfig(_Section):
     compile: bool = False
     #: Processes of each training process that make samples; 0: it makes them itself.
     workers: int = Field(8, ge=0)
+    #: Threads that each training process computes with on a CPU; null: torch's choice, usually one a core. Workers need
+    #: cores as well.
+    threads: int | None = Field(None, gt=0)
     #: Weights to begin with: our own (.safetensors) or a published tracker's (.pth.tar) as a whole, or the encoder of
     #: an MAE or DeiT checkpoint (.pth); null: new ones.
     pretrained: str | None = None

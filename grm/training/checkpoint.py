@@ -13,7 +13,8 @@ from ..config import Config
 FORMAT = "grm-training-1"
 #: Keys of the configuration that may change when a run is resumed; all others decide what the weights become.
 FREE_KEYS = frozenset(
-    f"training.{key}" for key in ("workers", "compile", "pretrained", "evaluate_every", "checkpoint_every", "log_every")
+    f"training.{key}"
+    for key in ("workers", "threads", "compile", "pretrained", "evaluate_every", "checkpoint_every", "log_every")
 )
 
 

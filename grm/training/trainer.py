@@ -121,6 +121,8 @@ class Trainer:
         checkpoint = load_checkpoint(path) if path.exists() else None
         if checkpoint:
             check_resumable(checkpoint, self.config, self._step_samples)
+        if training.threads:
+            torch.set_num_threads(training.threads)
         torch.manual_seed(training.seed)
         model = GRM(self.config.model)
         if training.pretrained and not checkpoint:

@@ -159,6 +159,15 @@ def test_data_that_fail_cost_no_step(tmp_path):
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == 5
 
 
+def test_threads(tmp_path):
+    before = torch.get_num_threads()
+    try:
+        make_trainer(tmp_path, "training.threads=3", "training.epochs=1").run()
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_pretrained_weights(tmp_path):
     make_trainer(tmp_path / "first").run()
     trained = weights_of(tmp_path / "first")
