@@ -278,37 +278,38 @@ HEADER = (
     "step",
     "samples/s",
     "in attention",
-    "peak memory",
-    "attention rises by",
+    "peak",
+    "kept",
+    "rise",
+    "of N x N",
 )
 
 
 def table(record: dict) -> list[list[str]]:
-    """A row for each form of each case; ratios are over the fused form of the case."""
+    """A row for each form of each case; ratios are over the fused form of the case. See `memory` for peak, kept and
+    rise; the last column is the rise over the size of one matrix of scores.
+    """
     fused: dict = {}
     rows = []
     for m in record["measurements"]:
         row = [m["preset"], str(m["batch"]), m["precision"], m["form"]]
         if "seconds" not in m:
-            rows.append([*row, f"n/a: {m['reason']}", *[""] * 4])
+            rows.append([*row, f"n/a: {m['reason']}", *[""] * (len(HEADER) - len(row) - 1)])
             continue
         fused = m if m["form"] == "fused" else fused
-        step, attention = m["seconds"]["step"], m["seconds"]["attention"]
-        times = [
-            f"{value * 1e3:.0f} ms" + ("" if m is fused else f" ({value / fused['seconds'][name]:.2f}x)")
-            for name, value in (("step", step), ("attention", attention))
-        ]
-        mebibytes = m["bytes"]["peak"] / 2**20
-        more = "" if m is fused else f" ({m['bytes']['peak'] / fused['bytes']['peak']:.2f}x)"
-        matrices = m["bytes"]["attention_rise"] / m["matrix"]
+
+        def against_fused(kind: str, name: str, unit: str, scale: float, m: dict = m, fused: dict = fused) -> str:
+            ratio = "" if m is fused else f" ({m[kind][name] / fused[kind][name]:.2f}x)"
+            return f"{m[kind][name] * scale:.0f} {unit}{ratio}"
+
         rows.append(
             [
                 *row,
-                times[0],
-                f"{m['batch'] / step:.1f}",
-                times[1],
-                f"{mebibytes:.0f} MiB{more}",
-                f"{matrices:.2f} N x N",
+                against_fused("seconds", "step", "ms", 1e3),
+                f"{m['batch'] / m['seconds']['step']:.1f}",
+                against_fused("seconds", "attention", "ms", 1e3),
+                *(against_fused("bytes", name, "MiB", 2**-20) for name in ("peak", "attention_kept", "attention_rise")),
+                f"{m['bytes']['attention_rise'] / m['matrix']:.2f}",
             ]
         )
     return rows

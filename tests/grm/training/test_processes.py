@@ -13,7 +13,7 @@ import torch
 from grm.training import read_log
 from grm.training.checkpoint import load_checkpoint
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 # Noise of every kind, and a checkpoint after every step, so that a kill often falls into its writing.
 NOISY = ("model.encoder.drop_path=0.2", "training.workers=1", "training.checkpoint_every=1", "training.log_every=1")
