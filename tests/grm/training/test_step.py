@@ -147,6 +147,19 @@ def test_lower_precision_is_near(precision):
     assert math.isfinite(metrics["total"]) and low.scaler.is_enabled() == (precision == "float16")
 
 
+@pytest.mark.slow
+def test_compiled_step_is_the_same():
+    """Without noise, which a compiled graph draws otherwise."""
+    overrides = ("training.encoder_learning_rate=1e-4", "model.division.variant=ranked", "model.division.ratio=0.5")
+    eager, compiled = (
+        make_step(*overrides, f"training.compile={c}", "training.loss.division=1") for c in (False, True)
+    )
+    batch = make_batch()
+    for number in range(2):
+        expected, actual = (step([batch], [Position(number, 0)], epoch_steps=5) for step in (eager, compiled))
+        assert actual == pytest.approx(expected, rel=1e-4)
+
+
 def test_float16_overflow_leaves_the_step_out_and_scales_less():
     step = make_step("training.precision=float16")
     before = [p.detach().clone() for p in step.model.parameters()]
