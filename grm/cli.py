@@ -7,9 +7,12 @@ import typer
 
 from .boxes import BoxError
 from .config import ConfigError
+from .data import DataError
+from .data import commands as data
 from .model import WeightsError
 from .tracking import commands as tracking
 from .tracking.video import VideoError
+from .training import commands as training
 
 app = typer.Typer(
     help="GRM: visual tracking by generalized relation modeling.",
@@ -23,6 +26,8 @@ app.command()(tracking.division)
 app.command()(tracking.attention)
 app.command()(tracking.calibrate)
 app.command()(tracking.speed)
+app.command()(training.train)
+app.add_typer(data.app, name="data")
 
 
 def main() -> None:
@@ -30,7 +35,7 @@ def main() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be read is said by us, in one line
     try:
         app()
-    except (BoxError, ConfigError, OSError, VideoError, WeightsError) as error:
+    except (BoxError, ConfigError, DataError, OSError, VideoError, WeightsError) as error:
         for line in str(error).splitlines():
             print(f"grm: {line}", file=sys.stderr)
         sys.exit(1)

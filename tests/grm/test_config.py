@@ -44,12 +44,24 @@ def test_presets(name):
     assert parameters == pytest.approx(SIZES[name][5], rel=0.02)
 
 
+def test_published_training():
+    b256, got, l320 = (load_config(name).training for name in ("grm_b256", "grm_b256_got", "grm_l320"))
+    assert (b256.epochs, b256.milestones, b256.batch_size) == (300, (240,), 40)
+    assert (got.epochs, got.milestones) == (100, (80,))
+    assert (l320.batch_size, l320.clip_norm, l320.weight_decay) == (10, 0.1, 1e-4)
+    assert (l320.learning_rate, l320.encoder_learning_rate) == (4e-4, 4e-5)
+
+
 def test_preset_for_got10k_is_the_same_model():
     assert load_config("grm_b256_got").model == load_config("grm_b256").model
 
 
 def test_defaults_are_grm_b256():
     assert Config().model == load_config("grm_b256").model
+    assert (
+        Config().training.model_copy(update={"pretrained": "mae_pretrain_vit_base.pth"})
+        == load_config("grm_b256").training
+    )
     assert parse_config(None) == Config()
 
 
@@ -116,6 +128,12 @@ def test_configuration_survives_json():
         ("model.division.variant=ranked", "model.division: ratio: variant ranked needs one"),
         ("model.division.band=0.1", "model.division: band: only variant ranked has one, got variant sa"),
         ("model.head.channels=20", "model.head.channels: input should be a multiple of 8, got 20"),
+        ("training.milestones=[240, 80]", r"training: milestones: expected rising epochs from 1 on, got \[240, 80\]"),
+        (
+            "training.precision=half",
+            "training.precision: input should be 'float32', 'bfloat16' or 'float16', got 'half'",
+        ),
+        ("training.loss.gio=1", "training.loss.gio: unknown key, did you mean 'giou'"),
         ("model.encoder", "override 'model.encoder': expected key.sub=value"),
         ("model..width=3", "override 'model..width=3': expected key.sub=value"),
         ("model.encoder.width=[", r"override 'model.encoder.width=\[': the value is not YAML"),
@@ -147,6 +165,13 @@ def test_attention_must_serve_the_division():
     )
     assert "only attention: fused has one" in fault({}, "model.encoder.backend=cpu", "model.encoder.attention=masked")
     assert "power of two" in fault({}, "model.encoder.stem=convolutions", "model.encoder.patch=12")
+
+
+def test_a_loss_needs_something_to_learn():
+    assert "variant ts chooses no A tokens" in fault({}, "training.loss.entropy=1", "model.division.variant=ts")
+    assert "no layer of this model predicts a division" in fault(
+        {}, "training.loss.division=1", "model.division.variant=one_stream"
+    )
 
 
 def test_a_crop_needs_both_its_sizes():

@@ -1,0 +1,344 @@
+"""Times a training step with each form of attention: ``python -m benchmarks.training``.
+
+The step is the trainer's own: forward, loss, backward, clipping, AdamW. Models with the same weights, the same noise
+and samples differ in their attention only, and make a step in turn, round after round; the shortest of each counts. The
+attention's part is measured inside the step: forward from its inputs to its output, backward from the gradient of the
+output to those of the inputs, summed over the layers that divide.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import date
+from pathlib import Path
+from unittest import mock
+
+import torch
+from torch import Tensor
+
+from benchmarks import machine
+from benchmarks.compare import WrongResultError
+from grm.config import Config, load_config
+from grm.data.sample import Sample
+from grm.model import GRM, encoder
+from grm.training import Processes, TrainingStep
+from grm.training.stream import Position
+
+#: Forms of attention and, where one cannot be trained, why.
+FORMS = {
+    "fused": None,
+    "masked": None,
+    "separate": "gives the policy no gradient, so the division modules cannot be trained",
+}
+#: What the encoder calls in layers that divide, by form.
+_FUNCTIONS = {"fused": "category_attention", "masked": "masked_attention"}
+#: Names of the marks.
+FORWARD, BACKWARD, END = "attention forward", "attention backward", "attention ends"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row: a preset's model, the number of pairs in the batch, and what the products are computed in."""
+
+    preset: str
+    batch: int
+    precision: str = "float32"
+
+
+CASES = (
+    Case("grm_b256", 4),
+    Case("grm_b256", 8),
+    Case("grm_b256", 8, "bfloat16"),
+    Case("grm_tiny", 32),
+    Case("grm_tiny", 32, "bfloat16"),
+)
+
+
+class Stopwatch:
+    """Seconds spent in attention; its beginnings and ends are marks in a profile."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._begin = 0.0
+
+    def start(self, mark: str) -> None:
+        """Attention begins."""
+        with torch.profiler.record_function(mark):
+            self._begin = time.perf_counter()
+
+    def stop(self) -> None:
+        """Attention ends."""
+        self.seconds += time.perf_counter() - self._begin
+        with torch.profiler.record_function(END):
+            pass
+
+
+class _Enter(torch.autograd.Function):
+    """Before attention: the clock starts forward, and stops backward when the gradients of all inputs are there."""
+
+    @staticmethod
+    def forward(ctx, watch: Stopwatch, *inputs: Tensor) -> tuple[Tensor, ...]:
+        ctx.watch = watch
+        outputs = tuple(x.view_as(x) for x in inputs)
+        watch.start(FORWARD)
+        return outputs
+
+    @staticmethod
+    def backward(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.watch.stop()
+        return None, *gradients
+
+
+class _Leave(torch.autograd.Function):
+    """After attention: the clock stops forward, and starts backward."""
+
+    @staticmethod
+    def forward(ctx, watch: Stopwatch, output: Tensor) -> Tensor:
+        watch.stop()
+        ctx.watch = watch
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[None, Tensor]:
+        ctx.watch.start(BACKWARD)
+        return None, gradient
+
+
+@contextmanager
+def timed_attention(form: str, watch: Stopwatch) -> Iterator[None]:
+    """While entered, attention whose policy has a gradient runs under the stopwatch."""
+    attend = getattr(encoder, _FUNCTIONS[form])
+
+    def fused(q: Tensor, k: Tensor, v: Tensor, categories: Tensor, policy: Tensor | None = None, **options) -> Tensor:
+        if policy is None:
+            return attend(q, k, v, categories, **options)
+        q, k, v, policy = _Enter.apply(watch, q, k, v, policy)
+        return _Leave.apply(watch, attend(q, k, v, categories, policy, **options))
+
+    def masked(q: Tensor, k: Tensor, v: Tensor, policy: Tensor) -> Tensor:
+        return _Leave.apply(watch, attend(*_Enter.apply(watch, q, k, v, policy)))
+
+    with mock.patch.object(encoder, _FUNCTIONS[form], {"fused": fused, "masked": masked}[form]):
+        yield
+
+
+def make_batch(config: Config, count: int) -> Sample:
+    """Pairs of noise; the boxes lie in the search region."""
+    generator = torch.Generator().manual_seed(0)
+
+    def images(size: int) -> Tensor:
+        return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
+
+    boxes = torch.rand(count, 4, generator=generator) * 0.3 + torch.tensor([0.35, 0.35, 0.1, 0.1])
+    return Sample(images(config.model.template.size), images(config.model.search.size), boxes, boxes, [""] * count)
+
+
+def make_step(case: Case, form: str, processes: Processes) -> TrainingStep:
+    """The trainer's step of a preset with new weights, the same for every form."""
+    overrides = [f"model.encoder.attention={form}", f"training.precision={case.precision}", "training.seed=0"]
+    config = load_config(case.preset, overrides)
+    torch.manual_seed(0)
+    return TrainingStep(GRM(config.model), config, processes)
+
+
+def division_gradients(step: TrainingStep, batch: Sample) -> tuple[Tensor, Tensor]:
+    """The loss, and the gradient of all parameters of the division modules as one vector."""
+    step.optimizer.zero_grad()
+    losses, _ = step.losses(batch, Position(0, 0))
+    losses.total.backward()
+    parameters = [p for name, p in step.model.named_parameters() if ".division." in name]
+    gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
+    step.optimizer.zero_grad()
+    return losses.total.detach(), gradient
+
+
+def check_agreement(case: Case, steps: dict[str, TrainingStep], batch: Sample) -> None:
+    """Compares loss and gradients of the division modules, which all attention has a part in, with the masked form's in
+    float32.
+
+    A form may be off, in norm, by twice as much as the masked form at its own precision, plus 1%: rounding decides
+    single tokens differently.
+
+    Raises:
+        WrongResultError: one is.
+
+    """
+    exact = division_gradients(
+        make_step(replace(case, precision="float32"), "masked", steps["masked"].processes), batch
+    )
+    errors = {
+        form: [((a - b).norm() / b.norm()).item() for a, b in zip(division_gradients(step, batch), exact, strict=True)]
+        for form, step in steps.items()
+    }
+    for form, found in errors.items():
+        for what, error, masked in zip(("loss", "gradient of the division"), found, errors["masked"], strict=True):
+            if not error <= 2 * masked + 0.01:
+                raise WrongResultError(f"{form}: {what} is {error:.2%} off, bound {2 * masked + 0.01:.2%}")
+
+
+def memory(run: Callable[[], object]) -> dict[str, int]:
+    """Bytes of a step's tensors on the CPU, from the allocations that a profile of it shows.
+
+    Returns:
+        "peak": most that is held at a time, over what was held before; "attention_kept": what the attention of all
+        layers keeps for its backward pass, its outputs included; "attention_rise": most that one call, forward or
+        backward, holds over what was held when it began.
+
+    """
+    with torch.profiler.profile(profile_memory=True) as profile:
+        run()
+    held = peak = kept = rise = 0
+    mark, before = END, 0
+    for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            peak = max(peak, held)
+            if mark != END:
+                rise = max(rise, held - before)
+        elif event.name() in (FORWARD, BACKWARD):
+            mark, before = event.name(), held
+        elif event.name() == END:
+            kept += held - before if mark == FORWARD else 0
+            mark = END
+    return {"peak": peak, "attention_kept": kept, "attention_rise": rise}
+
+
+def measure(case: Case, budget_s: float) -> list[dict]:
+    """Times a case for every form that can be trained, interleaved, for `budget_s` seconds, 3 rounds at least.
+
+    Raises:
+        WrongResultError: the forms disagree.
+
+    """
+    processes = Processes(0, 1, torch.device("cpu"))
+    steps = {form: make_step(case, form, processes) for form, reason in FORMS.items() if reason is None}
+    config = steps["fused"].config
+    batch = make_batch(config, case.batch)
+    check_agreement(case, steps, batch)
+    best = {form: {"step": float("inf"), "attention": float("inf")} for form in steps}
+    bytes_of: dict[str, dict[str, int]] = {}
+    rounds, begin = 0, time.perf_counter()
+    while rounds < 3 or time.perf_counter() - begin < budget_s:
+        # In the first, memory is measured: the optimiser has its moments by then, and what is made once is made.
+        for form, step in steps.items():
+            watch = Stopwatch()
+
+            def run(step: TrainingStep = step, number: int = rounds) -> None:
+                step([batch], [Position(number, 0)], epoch_steps=10**9)
+
+            with timed_attention(form, watch):
+                if rounds == 0:
+                    run()
+                    bytes_of[form] = memory(run)
+                    continue
+                start = time.perf_counter()
+                run()
+                best[form]["step"] = min(best[form]["step"], time.perf_counter() - start)
+                best[form]["attention"] = min(best[form]["attention"], watch.seconds)
+        rounds += 1
+    tokens = config.model.template_tokens + config.model.search_side**2
+    sizes = {
+        "tokens": tokens,
+        "layers": len(config.model.division_layers),
+        # Of one matrix of scores of all heads in a batch, in float32.
+        "matrix": 4 * case.batch * config.model.encoder.heads * tokens**2,
+    }
+    rows = [
+        {"form": form, **asdict(case), **sizes, "seconds": best[form], "bytes": bytes_of[form], "rounds": rounds - 1}
+        for form in steps
+    ]
+    return rows + [{"form": form, **asdict(case), "reason": reason} for form, reason in FORMS.items() if reason]
+
+
+def run(cases: tuple[Case, ...], budget_s: float) -> dict:
+    """Measures all cases and returns the record: machine, rates, measurements."""
+    from rich.progress import track
+
+    dtypes = sorted({getattr(torch, case.precision) for case in cases}, key=str)
+    record = {
+        "kind": "training, cpu",
+        "date": date.today().isoformat(),
+        "machine": machine.describe(),
+        "matrix_rate": {str(dtype): machine.matrix_rate(dtype) for dtype in dtypes},
+        "measurements": [],
+    }
+    for case in track(cases, description="measuring"):
+        record["measurements"] += measure(case, budget_s)
+    return record
+
+
+HEADER = (
+    "model",
+    "B",
+    "precision",
+    "attention",
+    "step",
+    "samples/s",
+    "in attention",
+    "peak",
+    "kept",
+    "rise",
+    "of N x N",
+)
+
+
+def table(record: dict) -> list[list[str]]:
+    """A row for each form of each case; ratios are over the fused form of the case. See `memory` for peak, kept and
+    rise; the last column is the rise over the size of one matrix of scores.
+    """
+    fused: dict = {}
+    rows = []
+    for m in record["measurements"]:
+        row = [m["preset"], str(m["batch"]), m["precision"], m["form"]]
+        if "seconds" not in m:
+            rows.append([*row, f"n/a: {m['reason']}", *[""] * (len(HEADER) - len(row) - 1)])
+            continue
+        fused = m if m["form"] == "fused" else fused
+
+        def against_fused(kind: str, name: str, unit: str, scale: float, m: dict = m, fused: dict = fused) -> str:
+            ratio = "" if m is fused else f" ({m[kind][name] / fused[kind][name]:.2f}x)"
+            return f"{m[kind][name] * scale:.0f} {unit}{ratio}"
+
+        rows.append(
+            [
+                *row,
+                against_fused("seconds", "step", "ms", 1e3),
+                f"{m['batch'] / m['seconds']['step']:.1f}",
+                against_fused("seconds", "attention", "ms", 1e3),
+                *(against_fused("bytes", name, "MiB", 2**-20) for name in ("peak", "attention_kept", "attention_rise")),
+                f"{m['bytes']['attention_rise'] / m['matrix']:.2f}",
+            ]
+        )
+    return rows
+
+
+def main() -> None:
+    """Measures, prints the table, writes the record."""
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", action="append", help="only cases of this preset; repeatable")
+    parser.add_argument("--budget", type=float, default=60.0, help="seconds for a case (default 60)")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the record")
+    options = parser.parse_args()
+
+    cases = tuple(case for case in CASES if not options.preset or case.preset in options.preset)
+    if not cases:
+        parser.error(f"--preset: expected one of {', '.join(dict.fromkeys(c.preset for c in CASES))}")
+    record = run(cases, options.budget)
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "training_cpu.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    shown = Table(*HEADER)
+    for row in table(record):
+        shown.add_row(*row)
+    Console(width=160).print(shown)
+    print(f"record: {path}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Checkpoints of a run: written as a whole or not at all."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..config import Config
+
+#: Version of the file format.
+FORMAT = "grm-training-1"
+#: Keys of the configuration that may change when a run is resumed; all others decide what the weights become.
+FREE_KEYS = frozenset(
+    f"training.{key}"
+    for key in ("workers", "threads", "compile", "pretrained", "evaluate_every", "checkpoint_every", "log_every")
+)
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint that cannot be written, read, or gone on from."""
+
+
+class Checkpoint(NamedTuple):
+    """A run after a number of steps. Noise needs no state: every step's is seeded by its number."""
+
+    #: Steps made.
+    step: int
+    #: Samples that each step took; a resumed run must take as many.
+    step_samples: int
+    #: `grm.config.Config` as JSON.
+    config: str
+    #: `TrainingStep.state`.
+    state: dict[str, dict]
+    #: Results of the evaluations so far, by the number of steps made.
+    evaluations: dict[int, dict[str, float]]
+
+
+def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
+    """Writes a checkpoint in place of the one at `path`, which stays as it is until the new one is on the disk.
+
+    Raises:
+        CheckpointError: it cannot be written (disk full, say); the one at `path` is untouched.
+
+    """
+    temporary = path.with_name(f"{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, **checkpoint._asdict()}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # torch's writer turns some of the first into the second
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"{path}: the checkpoint of step {checkpoint.step} cannot be written: {error}") from None
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint, its tensors on the CPU. Nothing but tensors and plain values is unpickled.
+
+    Raises:
+        CheckpointError: not one, or a broken one.
+
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken pickle can raise anything
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{path}: the checkpoint cannot be read: {reason}") from None
+    found = content.pop("format", None) if isinstance(content, dict) else None
+    if found != FORMAT or set(content) != set(Checkpoint._fields):
+        raise CheckpointError(f"{path}: not a checkpoint of a training run (format: expected {FORMAT}, got {found})")
+    return Checkpoint(**content)
+
+
+def check_resumable(checkpoint: Checkpoint, config: Config, step_samples: int) -> None:
+    """Checks that a run of this configuration can go on from a checkpoint.
+
+    Raises:
+        CheckpointError: it would become another run; names the keys and values that differ.
+
+    """
+    before = _flat(Config.model_validate_json(checkpoint.config).model_dump(mode="json"))
+    now = _flat(config.model_dump(mode="json"))
+    differences = [
+        f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
+        for key in sorted({*before, *now} - FREE_KEYS)
+        if before.get(key) != now.get(key)
+    ]
+    # The number of processes may change with training.accumulate, as long as their product stays.
+    same_step = checkpoint.step_samples == step_samples
+    differences = [d for d in differences if not (same_step and d.startswith("training.accumulate "))]
+    if not same_step:
+        differences.append(f"a step took {checkpoint.step_samples} samples over all processes, now {step_samples}")
+    if differences:
+        raise CheckpointError("this run cannot be resumed with another configuration: " + "; ".join(differences))
+
+
+def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
+    flat = {}
+    for key, value in section.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
+    return flat
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a renaming in a folder outlast a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,78 @@
+"""`grm train`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from ..config import Config, ConfigError, load_config
+from ..model import WeightsError
+from .checkpoint import CheckpointError
+from .distributed import join_processes
+from .evaluation import Evaluation, held_out_evaluation
+from .step import NonFiniteError
+from .stream import EpochDataset
+from .trainer import Trainer
+
+
+def train(
+    preset: Annotated[str, typer.Argument(help="Name of a preset, or path of a YAML file.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Changes the configuration: training.batch_size=16"),
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of the run; default: runs/PRESET.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the folder's checkpoint, if there is one.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu or cuda; auto takes a GPU if there is one.")] = "auto",
+) -> None:
+    """Trains a model; under torchrun on several GPUs or machines.
+
+    SIGTERM and Ctrl-C finish the step and write a checkpoint that --resume goes on from.
+    """
+    console = Console(stderr=True)
+    folder = output or Path("runs") / Path(preset).stem
+    try:
+        config = load_config(preset, settings or [])
+        if device not in ("auto", "cpu", "cuda"):
+            raise ConfigError(f"--device: expected auto, cpu or cuda, got {device}")
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ConfigError("--device: cuda was asked for, but torch sees no GPU")
+        with join_processes(None if device == "auto" else device) as processes:
+            dataset, evaluation = _datasets(config)
+            trainer = Trainer(config, dataset, folder, processes, evaluate=evaluation, console=console)
+            result = trainer.run(resume=resume)
+    except (ValueError, OSError, WeightsError, CheckpointError, NonFiniteError) as error:
+        console.print(f"grm: {_message(error)}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+    if not processes.first:
+        return
+    for made, results in result.evaluations.items():
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in results.items())
+        console.print(f"after step {made}: {shown}", highlight=False)
+    if result.finished:
+        console.print(f"finished: {folder / 'weights.safetensors'}", highlight=False, soft_wrap=True)
+    else:
+        console.print(f"stopped after step {result.step}; --resume goes on", highlight=False)
+
+
+def _message(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    if "Original Traceback" in text:
+        # Of a worker of the data loader: the last line is the error, after the name of its class.
+        return text.splitlines()[-1].split(": ", 1)[-1]
+    return text
+
+
+def _datasets(config: Config) -> tuple[EpochDataset, Evaluation | None]:
+    """Training pairs, and the evaluation on held-out sequences if there are any."""
+    from ..data import open_datasets, training_pairs
+    from ..tracking import Tracker
+
+    pairs = training_pairs(config, config.training.seed)
+    held_out = open_datasets(config, config.data.held_out) if config.training.evaluate_every else {}
+    sequences = [sequence for dataset in held_out.values() for sequence in dataset]
+    return pairs, held_out_evaluation(sequences, Tracker) if sequences else None

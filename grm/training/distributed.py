@@ -1,0 +1,66 @@
+"""The processes that train together, as torchrun starts them; without it there is one."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Processes(NamedTuple):
+    """Which of how many this process is, and what it computes on."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes logs and checkpoints."""
+        return self.rank == 0
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean of a float tensor over all processes, in place; waits for all of them."""
+        if self.count > 1:
+            dist.all_reduce(values)
+            values /= self.count
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is set on any process; waits for all of them."""
+        return flag if self.count == 1 else self._mean_of(flag) > 0
+
+    def agree(self, number: int) -> bool:
+        """Whether a number is the same on all processes as far as this one can tell; waits for all of them."""
+        return self.count == 1 or self._mean_of(number) == number
+
+    def _mean_of(self, number: float) -> float:
+        return self.mean(torch.tensor(number, dtype=torch.float32, device=self.device)).item()
+
+
+@contextmanager
+def join_processes(device: str | None = None) -> Iterator[Processes]:
+    """Joins the processes that torchrun started; leaves them when done.
+
+    Args:
+        device: "cpu" or "cuda"; None: GPUs where there are any. Each process takes the one of its local rank.
+
+    """
+    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if kind == "cuda":
+        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(chosen)
+    else:
+        chosen = torch.device(kind)
+    if count == 1:
+        yield Processes(0, 1, chosen)
+        return
+    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    try:
+        yield Processes(dist.get_rank(), count, chosen)
+    finally:
+        dist.destroy_process_group()

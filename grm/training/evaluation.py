@@ -1,0 +1,84 @@
+"""How well a model in training tracks: average overlap on held-out sequences."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ..boxes import Boxes, iou
+from ..model import GRM
+from .distributed import Processes
+
+
+class VideoSequence(Protocol):
+    """Frames of a video and the target's box in each, as `grm.data` has them."""
+
+    name: str
+
+    @property
+    def boxes(self) -> Boxes:
+        """(N, 4), NaN where the target is absent."""
+
+    def __len__(self) -> int: ...
+
+    def frame(self, index: int) -> NDArray[np.uint8]:
+        """(height, width, 3) RGB."""
+
+
+class SingleTargetTracker(Protocol):
+    """What is asked of `grm.tracking.Tracker`."""
+
+    def initialize(self, frame: NDArray[np.uint8], box: Boxes) -> None:
+        """Shows it its target."""
+
+    def track(self, frame: NDArray[np.uint8]) -> object:
+        """Finds the target; the result has a `box`."""
+
+
+#: Makes a tracker of a model.
+TrackerFactory = Callable[[GRM], SingleTargetTracker]
+#: What the trainer calls every few epochs, on every process: of a model to named results.
+Evaluation = Callable[[GRM, Processes], dict[str, float]]
+
+
+def mean_overlap(tracker: SingleTargetTracker, sequence: VideoSequence) -> float:
+    """Mean IoU over all frames but the first, whose box the tracker is given. Frames without a box do not count.
+
+    Raises:
+        ValueError: there is no box in the first frame, or in no other.
+
+    """
+    counted = _counted(sequence)
+    tracker.initialize(sequence.frame(0), sequence.boxes[0])
+    tracked = np.stack([tracker.track(sequence.frame(i)).box for i in range(1, len(sequence))])
+    return float(iou(tracked[counted], sequence.boxes[1:][counted]).mean())
+
+
+def unmoved_overlap(sequence: VideoSequence) -> float:
+    """`mean_overlap` of a tracker that leaves the first box where it is: how hard the sequence is."""
+    return float(iou(sequence.boxes[0], sequence.boxes[1:][_counted(sequence)]).mean())
+
+
+def _counted(sequence: VideoSequence) -> NDArray[np.bool_]:
+    has_box = np.isfinite(sequence.boxes).all(-1)
+    if not has_box[0] or not has_box[1:].any():
+        raise ValueError(f"{sequence.name}: expected a box in the first frame and in another")
+    return has_box[1:]
+
+
+def held_out_evaluation(sequences: Sequence[VideoSequence], make_tracker: TrackerFactory) -> Evaluation:
+    """An evaluation for the trainer: "ao", the mean over sequences of `mean_overlap`, and "ao_unmoved", of their
+    `unmoved_overlap`. Processes share the sequences.
+    """
+
+    def evaluate(model: GRM, processes: Processes) -> dict[str, float]:
+        mine = sequences[processes.rank :: processes.count]
+        tracker = make_tracker(model)
+        overlaps = [(mean_overlap(tracker, sequence), unmoved_overlap(sequence), 1.0) for sequence in mine]
+        sums = torch.tensor(overlaps, dtype=torch.float32, device=processes.device).reshape(-1, 3).sum(0)
+        ao, unmoved, share = processes.mean(sums).tolist()
+        return {"ao": ao / share, "ao_unmoved": unmoved / share}
+
+    return evaluate

@@ -1,0 +1,118 @@
+"""The order of the samples: which ones make which step, on which process, however often a run was resumed."""
+
+import os
+from collections.abc import Generator, Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from torch.utils.data import DataLoader, Sampler
+
+from ..config import TrainingConfig
+from ..data.sample import Sample
+
+
+class EpochDataset(Protocol):
+    """Training pairs: sample i of epoch e is the same whenever and wherever it is asked for."""
+
+    def __len__(self) -> int:
+        """Samples in an epoch."""
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch that samples are given of; seen by the workers of a data loader that run already."""
+
+    def __getitem__(self, index: int) -> Sample:
+        """A sample of the epoch."""
+
+
+class Position(NamedTuple):
+    """A forward and backward pass: the step it belongs to, and which of the step's passes, over all processes, it is.
+
+    Passes are numbered as if the processes took turns. So one process that accumulates two passes sees the samples and
+    the noise that two processes see.
+    """
+
+    step: int
+    number: int
+
+    def noise_seed(self, seed: int) -> int:
+        """Of the noise (drop path, division) in this pass."""
+        return int(np.random.SeedSequence([seed, *self]).generate_state(1, np.uint64)[0])
+
+
+class Schedule(NamedTuple):
+    """How epochs are cut into steps, and steps into passes."""
+
+    epoch_steps: int
+    passes: int
+    config: TrainingConfig
+
+    @property
+    def steps(self) -> int:
+        """In the whole run."""
+        return self.epoch_steps * self.config.epochs
+
+    def positions(self, rank: int, processes: int, step: int) -> list[Position]:
+        """The passes of a step that a process makes."""
+        return [Position(step, number) for number in range(rank, self.passes, processes)]
+
+    def indices(self, position: Position) -> range:
+        """The samples of a pass, by their index in the epoch."""
+        first = (position.step % self.epoch_steps * self.passes + position.number) * self.config.batch_size
+        return range(first, first + self.config.batch_size)
+
+
+def make_schedule(config: TrainingConfig, samples: int, processes: int) -> Schedule:
+    """The schedule of a run over epochs of so many samples. What an epoch has after its last whole step is not used.
+
+    Raises:
+        ValueError: an epoch has no whole step.
+
+    """
+    passes = processes * config.accumulate
+    step_samples = passes * config.batch_size
+    if samples < step_samples:
+        raise ValueError(
+            f"the data set gives {samples} samples an epoch, fewer than one step takes: {step_samples} (training."
+            f"batch_size {config.batch_size} x training.accumulate {config.accumulate} x {processes} processes)"
+        )
+    return Schedule(samples // step_samples, passes, config)
+
+
+def batches(
+    dataset: EpochDataset, schedule: Schedule, rank: int, processes: int, first_step: int, *, pin_memory: bool
+) -> Generator[Sample, None, None]:
+    """Collated batches of all passes of a process from a step on, in order, to the end of the run."""
+    workers = schedule.config.workers
+    passes = _Passes(schedule, rank, processes)
+    loader = DataLoader(
+        dataset,
+        batch_sampler=passes,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=_leave_group,
+        prefetch_factor=4 if workers else None,
+        pin_memory=pin_memory,
+    )
+    for epoch in range(first_step // schedule.epoch_steps, schedule.config.epochs):
+        dataset.set_epoch(epoch)
+        first = epoch * schedule.epoch_steps
+        passes.steps = range(max(first, first_step), first + schedule.epoch_steps)
+        yield from loader
+
+
+class _Passes(Sampler):
+    """The samples of every pass of a process in some steps, as `Schedule` says."""
+
+    def __init__(self, schedule: Schedule, rank: int, processes: int):
+        self.schedule, self.rank, self.processes = schedule, rank, processes
+        self.steps = range(0)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            for position in self.schedule.positions(self.rank, self.processes, step):
+                yield list(self.schedule.indices(position))
+
+
+def _leave_group(_worker: int) -> None:
+    # What stops a run is sent to its whole process group. The training process answers, and ends its workers itself.
+    os.setpgrp()

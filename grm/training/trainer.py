@@ -1,0 +1,256 @@
+"""The training loop: steps, checkpoints, evaluations, logs, and how a run ends."""
+
+import json
+import signal
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+import torch
+import yaml
+from rich.console import Console
+
+from ..config import Config, ConfigError
+from ..data.sample import Sample
+from ..model import GRM, load_pretrained_encoder, load_weights, save_weights
+from .checkpoint import Checkpoint, CheckpointError, check_resumable, load_checkpoint, save_checkpoint
+from .distributed import Processes
+from .evaluation import Evaluation
+from .log import RunLog, draw_log
+from .progress import TrainingProgress
+from .step import NonFiniteError, TrainingStep
+from .stream import EpochDataset, Position, batches, make_schedule
+
+#: In the folder of a run, beside `log.METRICS_FILE`.
+CHECKPOINT_FILE, WEIGHTS_FILE, BEST_FILE, CONFIG_FILE = (
+    "checkpoint.pt",
+    "weights.safetensors",
+    "best.safetensors",
+    "config.yaml",
+)
+
+
+class TrainingResult(NamedTuple):
+    """How a run ended."""
+
+    #: Steps made, of this and of earlier parts of the run.
+    step: int
+    #: False if it was asked to stop before its last step.
+    finished: bool
+    #: Results of the evaluations by the number of steps made.
+    evaluations: dict[int, dict[str, float]]
+
+
+class Trainer:
+    """Trains a model, from the start or from a checkpoint.
+
+    The folder of a run gets `config.yaml`, `checkpoint.pt`, `metrics.jsonl`, TensorBoard's files in `tensorboard/`,
+    `weights.safetensors` and two pictures at the end, and `best.safetensors` of the best evaluation.
+
+    Args:
+        config: of the run.
+        dataset: the training pairs.
+        folder: of the run; is made if need be. Processes on several machines must share it.
+        processes: that train together.
+        evaluate: called on the model in evaluation mode, on every process; its "ao" decides which weights are the best.
+        console: to print to; None: standard error.
+
+    Raises:
+        ConfigError: the configuration describes a model that cannot be trained.
+        ValueError: the data set is smaller than one step.
+
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        dataset: EpochDataset,
+        folder: str | Path,
+        processes: Processes,
+        *,
+        evaluate: Evaluation | None = None,
+        console: Console | None = None,
+    ):
+        _check_trainable(config)
+        self.config = config
+        self.dataset = dataset
+        self.folder = Path(folder)
+        self.processes = processes
+        self.evaluate = evaluate if config.training.evaluate_every else None
+        self.console = console or Console(stderr=True)
+        self.schedule = make_schedule(config.training, len(dataset), processes.count)
+        self.evaluations: dict[int, dict[str, float]] = {}
+        self._step: TrainingStep
+        self._log: RunLog | None = None
+
+    def run(self, *, resume: bool = False) -> TrainingResult:
+        """Trains to the end, or until SIGTERM or SIGINT: the step is finished and a checkpoint written.
+
+        Args:
+            resume: go on from the folder's checkpoint; from the start where there is none.
+
+        Raises:
+            CheckpointError: the folder holds a run already and `resume` is not set, or its checkpoint is broken or of
+                another run, or one cannot be written.
+            NonFiniteError: the loss or its gradient is not finite. The last checkpoint is of before that, and a JSON
+                file in the folder names the samples of the step.
+            WeightsError: the pretrained weights do not fit.
+
+        """
+        made = self._begin(resume)
+        progress = TrainingProgress(self.console, self.schedule, made, enabled=self.processes.first)
+        with progress, _StopRequest() as stop:
+            try:
+                finished = self._train(made, stop, progress)
+            finally:
+                if self._log:
+                    self._log.close()
+        if self.processes.first:
+            if finished:
+                save_weights(self._step.model, self.folder / WEIGHTS_FILE, {"step": str(self.schedule.steps)})
+            draw_log(self.folder)
+        return TrainingResult(progress.made, finished, self.evaluations)
+
+    def _begin(self, resume: bool) -> int:
+        """Makes or restores everything that steps change; returns the number of steps made."""
+        training, path = self.config.training, self.folder / CHECKPOINT_FILE
+        if path.exists() and not resume:
+            raise CheckpointError(f"{self.folder}: holds a run already; resume it, or choose another folder")
+        checkpoint = load_checkpoint(path) if path.exists() else None
+        if checkpoint:
+            check_resumable(checkpoint, self.config, self._step_samples)
+        if training.threads:
+            torch.set_num_threads(training.threads)
+        torch.manual_seed(training.seed)
+        model = GRM(self.config.model)
+        if training.pretrained and not checkpoint:
+            whole = training.pretrained.endswith((".safetensors", ".pth.tar"))
+            (load_weights if whole else load_pretrained_encoder)(model, training.pretrained)
+        self._step = TrainingStep(model, self.config, self.processes)
+        if checkpoint:
+            self._step.load(checkpoint.state)
+            self.evaluations = dict(checkpoint.evaluations)
+        made = checkpoint.step if checkpoint else 0
+        if not self.processes.agree(made):
+            raise CheckpointError(f"{self.folder}: the processes do not read the same checkpoint; they must share it")
+        if self.processes.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / CONFIG_FILE).write_text(yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False))
+            self._log = RunLog(self.folder, made)
+        return made
+
+    def _train(self, made: int, stop: "_StopRequest", progress: TrainingProgress) -> bool:
+        training, schedule, processes = self.config.training, self.schedule, self.processes
+        stream = batches(
+            self.dataset, schedule, processes.rank, processes.count, made, pin_memory=processes.device.type == "cuda"
+        )
+        self._evaluate_if_due(made)
+        with closing(stream):
+            for step in range(made, schedule.steps):
+                positions = schedule.positions(processes.rank, processes.count, step)
+                with progress.waiting():
+                    own = self._next_batches(stream, positions)
+                metrics = self._make_step(own, positions)
+                made = step + 1
+                progress.advance(metrics)
+                if made % training.log_every == 0 or made == schedule.steps:
+                    values = {**progress.means(), "learning_rate": self._step.optimizer.param_groups[1]["lr"]}
+                    self._write_log(made, values)
+                # Agreed on, as a process that stops alone would leave the others waiting for its gradients.
+                stopped = processes.any(stop.requested)
+                if stopped or made % training.checkpoint_every == 0 or made == schedule.steps:
+                    self._save(made)
+                if stopped and made < schedule.steps:
+                    return False
+                self._evaluate_if_due(made)
+        return True
+
+    def _next_batches(self, stream: Iterator[Sample], positions: list[Position]) -> list[Sample]:
+        """The batches of a step. Where data fail, the weights are good: keeps them."""
+        try:
+            return [next(stream) for _ in positions]
+        except Exception:
+            if made := positions[0].step:
+                self._save(made)
+            raise
+
+    def _make_step(self, own: list[Sample], positions: list[Position]) -> dict[str, float]:
+        try:
+            return self._step(own, positions, self.schedule.epoch_steps)
+        except NonFiniteError as error:
+            step = positions[0].step
+            path = self.folder / f"non_finite_step_{step}_process_{self.processes.rank}.json"
+            samples = [
+                {"provenance": provenance, "box": box}
+                for batch in own
+                for provenance, box in zip(batch.provenance, batch.box.tolist(), strict=True)
+            ]
+            path.write_text(json.dumps({"step": step, "error": str(error), "samples": samples}, indent=1) + "\n")
+            raise NonFiniteError(f"step {step}: {error}; the samples are named in {path}") from None
+
+    def _evaluate_if_due(self, made: int) -> None:
+        if self.evaluate is None or not made or made in self.evaluations:
+            return
+        interval = self.config.training.evaluate_every * self.schedule.epoch_steps
+        if made % interval and made != self.schedule.steps:
+            return
+        self._save(made)
+        model = self._step.model
+        results = self.evaluate(model.eval(), self.processes)
+        model.train()
+        best = max((r.get("ao", 0) for r in self.evaluations.values()), default=-1)
+        self.evaluations[made] = results
+        if self.processes.first and results.get("ao", 0) > best:
+            save_weights(model, self.folder / BEST_FILE, {"step": str(made)})
+        self._write_log(made, results)
+        self._save(made)
+
+    def _write_log(self, made: int, values: dict[str, float]) -> None:
+        if self._log:
+            epoch = (made - 1) // self.schedule.epoch_steps
+            self._log.write(made, epoch, values)
+            if not self.console.is_terminal:
+                shown = " ".join(f"{name} {value:.4g}" for name, value in values.items())
+                self.console.print(f"step {made}/{self.schedule.steps} epoch {epoch} {shown}", soft_wrap=True)
+
+    @property
+    def _step_samples(self) -> int:
+        return self.schedule.passes * self.config.training.batch_size
+
+    def _save(self, made: int) -> None:
+        if self.processes.first:
+            config = self.config.model_dump_json()
+            state = self._step.state()
+            checkpoint = Checkpoint(made, self._step_samples, config, state, self.evaluations)
+            save_checkpoint(checkpoint, self.folder / CHECKPOINT_FILE)
+
+
+class _StopRequest:
+    """While entered, SIGTERM and SIGINT ask the run to stop after its step instead of ending the process."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    def __enter__(self) -> "_StopRequest":
+        self._before = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _request(self, _number: int, _frame: FrameType | None) -> None:
+        self.requested = True
+
+
+def _check_trainable(config: Config) -> None:
+    encoder, division = config.model.encoder, config.model.division
+    learnt = set(config.model.division_layers) - set(division.fixed)
+    if learnt and division.variant == "ranked" and not config.training.loss.division:
+        raise ConfigError("training.loss.division: variant ranked learns by supervision only, got weight 0")
+    if learnt and division.variant != "ranked" and encoder.attention == "separate":
+        raise ConfigError(
+            "model.encoder.attention: separate attention gives the division no gradient; train with fused or masked"
+        )

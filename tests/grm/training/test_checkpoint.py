@@ -1,0 +1,99 @@
+"""Checkpoints: whole or not at all, and only for the run that they are of."""
+
+import errno
+
+import pytest
+import torch
+
+from grm.training import CheckpointError
+from grm.training import checkpoint as module
+from grm.training.checkpoint import Checkpoint, check_resumable, load_checkpoint, save_checkpoint
+
+from .pairs import training_config
+
+
+def make_checkpoint(step=3, config=None):
+    config = config or training_config()
+    state = {"model": {"w": torch.arange(4.0)}, "optimizer": {}, "scaler": {}}
+    return Checkpoint(step, 8, config.model_dump_json(), state, {2: {"ao": 0.5}})
+
+
+def test_survives_the_disk(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(make_checkpoint(), path)
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded.state["model"]["w"], torch.arange(4.0))
+    assert loaded._replace(state={}) == make_checkpoint()._replace(state={})
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+@pytest.mark.parametrize("where", ["write", "fsync", "rename"])
+def test_a_full_disk_leaves_the_previous_one(tmp_path, monkeypatch, where):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(make_checkpoint(3), path)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    class FullFile:
+        def __init__(self, *_):
+            self.file = open(tmp_path / "checkpoint.pt.tmp", "wb")
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            self.file.close()
+
+        def write(self, data):
+            self.file.write(bytes(data)[:100])
+            full()
+
+    if where == "write":
+        monkeypatch.setattr(module, "open", FullFile, raising=False)
+    else:
+        monkeypatch.setattr(module.os, {"fsync": "fsync", "rename": "replace"}[where], full)
+    with pytest.raises(CheckpointError, match="step 5 cannot be written"):
+        save_checkpoint(make_checkpoint(5), path)
+    monkeypatch.undo()
+    assert load_checkpoint(path).step == 3
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+
+
+def test_what_a_killed_process_left_half_written_is_not_read(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(make_checkpoint(3), path)
+    (tmp_path / "checkpoint.pt.tmp").write_bytes(path.read_bytes()[:200])
+    assert load_checkpoint(path).step == 3
+    save_checkpoint(make_checkpoint(5), path)
+    assert load_checkpoint(path).step == 5
+
+
+@pytest.mark.parametrize("content", ["cut", "empty", "text", "weights", "code"])
+def test_what_is_no_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / "checkpoint.pt"
+    save_checkpoint(make_checkpoint(), path)
+    if content == "weights":
+        torch.save({"model": {}}, path)
+    elif content == "code":
+        torch.save({"format": module.FORMAT, "callback": print}, path)
+    else:
+        path.write_bytes({"cut": path.read_bytes()[:-300], "empty": b"", "text": b"hello"}[content])
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt: (the checkpoint cannot be read|not a checkpoint of)"):
+        load_checkpoint(path)
+
+
+def test_only_its_own_run_goes_on():
+    checkpoint = make_checkpoint(config=training_config("model.division.fixed={3: S}"))
+    same = ("model.division.fixed={3: S}",)
+    check_resumable(checkpoint, training_config(*same, "training.workers=3", "training.log_every=7"), 8)
+    # Two processes that accumulate one pass each may go on for one that accumulated two.
+    check_resumable(checkpoint, training_config(*same, "training.accumulate=2"), 8)
+    message = r"learning_rate was 0.001, is 0.1; training.loss.l1 was 5.0, is 1.0$"
+    with pytest.raises(CheckpointError, match=message):
+        other = training_config(*same, "training.learning_rate=0.1", "training.loss.l1=1")
+        check_resumable(checkpoint, other, 8)
+    with pytest.raises(CheckpointError, match=r"fixed.* was .*, is"):
+        check_resumable(checkpoint, training_config(), 8)
+    with pytest.raises(CheckpointError, match="a step took 8 samples over all processes, now 16"):
+        check_resumable(checkpoint, training_config(*same, "training.accumulate=2"), 16)

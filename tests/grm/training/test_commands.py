@@ -1,0 +1,92 @@
+"""`grm train` on its own, with made data in the place of data sets."""
+
+import re
+
+import pytest
+import torch
+import typer
+from typer.testing import CliRunner
+
+from grm.training import commands, read_log
+
+from .pairs import SquarePairs
+
+app = typer.Typer()
+app.command()(commands.train)
+
+SMALL_RUN = """
+model:
+  template: {size: 32, factor: 2}
+  search: {size: 64, factor: 4}
+  encoder: {width: 32, depth: 3, heads: 2}
+  division: {hidden: [12, 6]}
+  head: {channels: 16}
+training: {epochs: 2, batch_size: 4, workers: 0, evaluate_every: 2, log_every: 1, precision: float32}
+"""
+
+
+@pytest.fixture
+def train(tmp_path, monkeypatch):
+    """Runs the command in an empty folder; gives its exit code and what it printed, in one line each."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small.yaml").write_text(SMALL_RUN)
+    torch.save({"weights": {}}, tmp_path / "other.pth")
+    evaluation = lambda model, processes: {"ao": 0.25}  # noqa: E731
+    monkeypatch.setattr(commands, "_datasets", lambda config: (SquarePairs(8), evaluation))
+
+    def run(*arguments):
+        result = CliRunner().invoke(app, [*arguments, "--device", "cpu"])
+        return result.exit_code, re.sub(r"\x1b\[\d*m", "", result.output)
+
+    return run
+
+
+def test_trains_and_resumes(train, tmp_path):
+    code, output = train("small.yaml", "--set", "training.epochs=1")
+    assert code == 0, output
+    assert "after step 2: ao 0.250" in output and "finished: runs/small/weights.safetensors" in output
+    assert (tmp_path / "runs/small/loss.png").exists()
+    code, output = train("small.yaml", "--output", "other")
+    assert code == 0 and [line["step"] for line in read_log(tmp_path / "other")] == [1, 2, 3, 4, 4]
+    code, output = train("other/config.yaml", "--output", "other", "--resume")
+    assert code == 0, output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("smal.yaml",), "grm: smal.yaml: cannot be read as YAML"),
+        (("grm_b265",), "grm: grm_b265: no such preset, did you mean"),
+        (("small.yaml", "--set", "training.epoch=3"), "training.epoch: unknown key, did you mean 'epochs'"),
+        (("small.yaml", "--set", "training.batch_size=9"), "gives 8 samples an epoch, fewer than one step takes: 9"),
+        (("small.yaml", "--set", "training.pretrained=no.pth"), "No such file or directory: 'no.pth'"),
+        (("small.yaml", "--set", "training.pretrained=other.pth"), "other.pth: not a pretrained vision transformer"),
+        (("small.yaml", "--output", "small.yaml"), "small.yaml"),
+    ],
+)
+def test_bad_input_gets_one_line(train, arguments, message):
+    code, output = train(*arguments)
+    assert code == 1
+    assert message in output and len(output.splitlines()) == 1, output
+
+
+def test_a_run_is_not_overwritten(train):
+    train("small.yaml")
+    code, output = train("small.yaml")
+    assert code == 1 and output == "grm: runs/small: holds a run already; resume it, or choose another folder\n"
+
+
+def test_a_device_must_be_there(tmp_path):
+    result = CliRunner().invoke(app, ["grm_tiny", "--device", "tpu"])
+    assert result.exit_code == 1 and "--device: expected auto, cpu or cuda, got tpu" in result.output
+
+
+def test_a_worker_that_fails_gets_one_line(train, monkeypatch):
+    class Broken(SquarePairs):
+        def __getitem__(self, index):
+            raise ValueError("of 20 draws 3 were broken, the last a/b/7.jpg")
+
+    monkeypatch.setattr(commands, "_datasets", lambda config: (Broken(8), None))
+    code, output = train("small.yaml", "--set", "training.workers=1")
+    assert code == 1
+    assert output == "grm: of 20 draws 3 were broken, the last a/b/7.jpg\n"

@@ -1,0 +1,124 @@
+"""Runs in processes of their own: killed ones that go on, and two that train together."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from grm.training import read_log
+from grm.training.checkpoint import load_checkpoint
+
+TIMEOUT_S = 300
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+# Noise of every kind, and a checkpoint after every step, so that a kill often falls into its writing.
+NOISY = ("model.encoder.drop_path=0.2", "training.workers=1", "training.checkpoint_every=1", "training.log_every=1")
+
+
+def start(folder, *overrides, resume=True):
+    command = [sys.executable, "-m", "tests.grm.training.run", str(folder), "resume" if resume else "new", *overrides]
+    return subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def finish(process):
+    _, error = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, error
+
+
+def steps_logged(folder):
+    lines = read_log(folder)
+    return lines[-1]["step"] if lines else 0
+
+
+def kill_after(process, folder, step, delay, number=signal.SIGKILL, group=False):
+    deadline = time.monotonic() + TIMEOUT_S
+    while steps_logged(folder) < step and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    time.sleep(delay)
+    (os.killpg if group else os.kill)(process.pid, number)
+    return process.communicate(timeout=TIMEOUT_S)[1]
+
+
+def state_of(folder):
+    return load_checkpoint(folder / "checkpoint.pt").state
+
+
+def assert_same_state(a, b):
+    for name, tensor in a["model"].items():
+        assert torch.equal(b["model"][name], tensor), name
+    assert a["optimizer"]["param_groups"] == b["optimizer"]["param_groups"]
+    for index, moments in a["optimizer"]["state"].items():
+        for name, tensor in moments.items():
+            assert torch.equal(b["optimizer"]["state"][index][name], tensor), (index, name)
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(12, marks=pytest.mark.slow)])
+def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path, count):
+    """20 steps; killed at moments that differ from run to run, anywhere in a step or in the writing of a file."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    finish(start(whole, *NOISY))
+    chance = random.Random()
+    kills = []
+    for i in range(count):
+        process = start(parts, *NOISY)
+        delay = chance.uniform(0, 0.05)
+        kill_after(process, parts, 2 + 14 * i // count + chance.randrange(3), delay)
+        kills.append((process.returncode, steps_logged(parts), delay))
+        assert process.returncode == -signal.SIGKILL, kills
+    finish(start(parts, *NOISY))
+    assert [line["step"] for line in read_log(parts)] == list(range(1, 21)), kills
+    assert_same_state(state_of(whole), state_of(parts))
+
+
+@pytest.mark.parametrize("group", [False, True], ids=["process", "with its workers"])
+def test_sigterm_from_outside_ends_the_process_well(tmp_path, group):
+    process = start(tmp_path, *NOISY, "training.epochs=1000", resume=False)
+    error = kill_after(process, tmp_path, 2, 0, signal.SIGTERM, group=group)
+    assert process.returncode == 0, error
+    assert load_checkpoint(tmp_path / "checkpoint.pt").step == steps_logged(tmp_path) >= 2
+
+
+TOGETHER = ("training.epochs=1", "training.log_every=1", "training.batch_size=4", "model.encoder.drop_path=0.2")
+
+
+def start_two(folder, *overrides):
+    """Two processes of one run, as torchrun starts them; it finds a free port itself."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    command += ["-m", "tests.grm.training.run", str(folder), "resume", *overrides]
+    return subprocess.Popen(command, env=ONE_THREAD, stderr=subprocess.PIPE, text=True)
+
+
+def test_two_processes_are_one_that_accumulates(tmp_path):
+    """Each of the two normalises its own batch, as published: so does each pass of one that accumulates two. Samples
+    and noise of the passes are the same, and gradients are averaged: (a + b) / 2 in both, exactly, so the weights agree
+    to the bit. The running statistics do not: they are the first process's, who saw half of the passes.
+    """
+    finish(start_two(tmp_path / "two", *TOGETHER))
+    finish(start(tmp_path / "one", *TOGETHER, "training.accumulate=2"))
+    two, one = (state_of(tmp_path / name)["model"] for name in ("two", "one"))
+    compared = [name for name in one if "running" not in name and "num_batches" not in name]
+    assert len(compared) > 100
+    for name in compared:
+        torch.testing.assert_close(two[name], one[name], rtol=0, atol=0, msg=lambda m, n=name: f"{n}: {m}")
+    logs = [
+        [{k: line[k] for k in ("step", "total", "gradient_norm")} for line in read_log(tmp_path / n)]
+        for n in ("two", "one")
+    ]
+    for a, b in zip(*logs, strict=True):
+        assert a == pytest.approx(b, rel=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_that_accumulate_stop_together_and_go_on(tmp_path):
+    overrides = (*TOGETHER, "training.accumulate=2", "training.batch_size=2", "training.epochs=3")
+    finish(start_two(tmp_path / "whole", *overrides))
+    process = start_two(tmp_path / "parts", *overrides)
+    kill_after(process, tmp_path / "parts", 2, 0, signal.SIGTERM)
+    stopped = load_checkpoint(tmp_path / "parts" / "checkpoint.pt").step
+    assert 2 <= stopped < 15, stopped
+    finish(start_two(tmp_path / "parts", *overrides))
+    assert_same_state(state_of(tmp_path / "whole"), state_of(tmp_path / "parts"))
