@@ -33,7 +33,7 @@ FASTER: frozenset[tuple[tuple[int, int], str, int, int]] = frozenset()
 
 _DTYPES = (torch.bfloat16, torch.float16)
 #: Compute capabilities that code was compiled for, as "9.0a"; empty without a CUDA compiler or a CUDA build of torch.
-ARCHITECTURES: tuple[str, ...] = tuple(getattr(cpu._C, "cuda_architectures", ()))
+ARCHITECTURES: tuple[str, ...] = tuple(getattr(cpu._C, "cuda_architectures", "").split())
 
 
 def shape_reasons(q: Tensor, device_capability: tuple[int, int], *, needs_grad: bool, soft: bool = False) -> list[str]:
