@@ -119,8 +119,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cpu_backward(Tensor grad_out, Tensor 
       torch::stable::new_empty(q, {policy_grad ? batch : 0, heads, tokens, 2}, ScalarType::Float);
   Tensor grad_policy = policy_grad ? torch::stable::new_zeros(q, {batch, tokens, 3}, ScalarType::Float)
                                    : torch::stable::new_empty(q, {0}, ScalarType::Float);
-  const BackwardProblem problem = problem_of(q, k, v, out, lse, categories, soft_policy, scale, grad_out, grad_lse, grad_q,
-                                             grad_k, grad_v, partials);
+  const BackwardProblem problem = problem_of(q, k, v, out, lse, categories, soft_policy, scale, grad_out, grad_lse,
+                                             grad_q, grad_k, grad_v, partials);
   const cpu::Kernels& use = *kernels.load();
   torch::stable::parallel_for(0, batch * heads, 1, [&](int64_t begin, int64_t end) {
     const auto memory = workspace(use.backward_workspace(problem));

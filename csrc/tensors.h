@@ -44,8 +44,9 @@ inline void check(const Tensor& t, const char* name, std::initializer_list<int64
   STD_TORCH_CHECK(actual.size() == sizes.size() && std::equal(sizes.begin(), sizes.end(), actual.begin()),
                   "grm_kernels: ", name, " has a shape that does not fit q");
   STD_TORCH_CHECK(t.scalar_type() == dtype, "grm_kernels: ", name, " has a dtype that was not expected");
-  STD_TORCH_CHECK(t.is_cpu() == q.is_cpu() && t.is_cuda() == q.is_cuda() && t.get_device_index() == q.get_device_index(),
-                  "grm_kernels: ", name, " is not on the device of q");
+  const bool together = t.is_cpu() == q.is_cpu() && t.is_cuda() == q.is_cuda() &&
+                        t.get_device_index() == q.get_device_index();
+  STD_TORCH_CHECK(together, "grm_kernels: ", name, " is not on the device of q");
 }
 
 inline void check_like(const Tensor& t, const char* name, const Tensor& q) {
@@ -80,9 +81,10 @@ inline std::optional<Tensor> contiguous(const std::optional<Tensor>& t) {
 }
 
 // `partials` is (B, H, N, 2), or has no element where the policy's gradient is not wanted.
-inline BackwardProblem problem_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                                  const std::optional<Tensor>& categories, const std::optional<Tensor>& soft_policy,
-                                  double scale, const Tensor& grad_out, const Tensor& grad_lse, const Tensor& grad_q,
+inline BackwardProblem problem_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out,
+                                  const Tensor& lse, const std::optional<Tensor>& categories,
+                                  const std::optional<Tensor>& soft_policy, double scale,
+                                  const Tensor& grad_out, const Tensor& grad_lse, const Tensor& grad_q,
                                   const Tensor& grad_k, const Tensor& grad_v, const Tensor& partials) {
   check_like(grad_out, "grad_out", q);
   check(grad_lse, "grad_lse", {q.size(0), q.size(1), q.size(2)}, ScalarType::Float, q);

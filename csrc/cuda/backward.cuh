@@ -1,7 +1,7 @@
-// Backward pass: a block keeps keys, values and their gradients of a whole head, in category order, and visits the queries
-// in tiles of 32. Eight warps are four groups of keys times two halves:
+// Backward pass: a block keeps keys, values and their gradients of a whole head, in category order, and visits the
+// queries in tiles of 32. Eight warps are four groups of keys times two halves:
 //
-// 1. Scores and dP, from which P and dS go to shared memory: a group has every fourth 16 keys, a half 16 of the queries.
+// 1. Scores and dP; P and dS go to shared memory: a group has every fourth 16 keys, a half 16 of the queries.
 // 2. dk += dS^T q and dv += P^T dout, in registers: the same keys, a half of the channels.
 // 3. dq = dS k of the tile, complete: 16 queries and 16 channels for every warp.
 //
@@ -19,7 +19,6 @@ constexpr int kChunk = 16;    // keys that are visited, seen or skipped together
 
 // log2 of the bound that exp(S_ij - lse_i) of a blocked pair saturates at: 1e6.
 constexpr float kLog2Saturation = 19.9315686f;
-constexpr float kLog2OfE = 1.44269504f;
 
 constexpr int kPolicyThreads = 128;
 constexpr int kGroupChunks = 5;  // of a group, whose dk and dv the registers hold
@@ -29,16 +28,16 @@ constexpr int kMostBackwardTokens = kGroups * kGroupChunks * kChunk;  // 320
 template <int D>
 struct BackwardLayout {
   static constexpr int kRows = kMostBackwardTokens;
-  static constexpr int kTile = kQueries * D * 2;
+  static constexpr int kTileBytes = kQueries * D * 2;
   // A query's P or dS: an odd number of pieces, so that eight rows begin in different banks.
   static constexpr int kStride = 2 * kRows + kPiece;
 
   static constexpr int keys = 0, values = keys + kRows * D * 2;
   static constexpr int queries = values + kRows * D * 2;  // two tiles: one is used while the other arrives
-  static constexpr int grads = queries + 2 * kTile;
-  static constexpr int p = grads + 2 * kTile, ds = p + kQueries * kStride;
-  // Two words of every rank: lse in units of log 2 and Delta; once its tile was visited, the sums of dM over keys in T and
-  // in S.
+  static constexpr int grads = queries + 2 * kTileBytes;
+  static constexpr int p = grads + 2 * kTileBytes, ds = p + kQueries * kStride;
+  // Two words of every rank: lse in units of log 2 and Delta; once its tile was visited, the sums of dM over keys in T
+  // and in S.
   static constexpr int ranks = ds + kQueries * kStride;
   static constexpr int row_parts = ranks + 8 * kRows;                  // those sums of a tile, by group of keys
   static constexpr int key_sums = row_parts + kGroups * kQueries * 8;  // over queries in T and in S, by half of them
@@ -49,8 +48,8 @@ struct BackwardLayout {
 
 // lse and Delta_i = dout_i . out_i - dlse_i of every rank, zeros beyond the last. A row is read by D / 8 lanes.
 template <class Element, int D>
-GRM_DEVICE void compute_delta(const BackwardProblem& problem, const Order& order, int64_t image, int64_t head, Shared ranks,
-                              int rows) {
+GRM_DEVICE void compute_delta(const BackwardProblem& problem, const Order& order, int64_t image, int64_t head,
+                              Shared ranks, int rows) {
   constexpr int kLanesOfRow = D / 8;
   const Head out = head_of(problem.forward.out, image, head), grad_out = head_of(problem.grad_out, image, head);
   const int64_t vector = (image * problem.forward.heads + head) * order.tokens;
@@ -74,16 +73,24 @@ GRM_DEVICE void compute_delta(const BackwardProblem& problem, const Order& order
     if (index == 0 && rank < rows) {
       const float row_lse = exists ? global_load<float>(problem.forward.lse + vector + token) : 0.0f;
       const float row_grad_lse = exists ? global_load<float>(problem.grad_lse + vector + token) : 0.0f;
-      shared_store(ranks + 8 * rank, row_lse * kLog2OfE);
+      shared_store(ranks + 8 * rank, row_lse * kLog2E);
       shared_store(ranks + 8 * rank + 4, sum - row_grad_lse);
     }
   }
 }
 
-// What lane 4g + t of a warp knows of its 16 queries, rows g and g + 8 of the fragments, in step 1.
+// Where step 1 of a warp reads and writes: P and dS of its first query, the sums of its half of the queries.
+template <int D>
+struct Places {
+  Tile<D> keys, values, grads;
+  Shared p, ds, key_sums;
+};
+
+// What lane 4g + t of a warp knows of its 16 queries, rows g and g + 8 of the fragments, in step 1. dout would be 16
+// registers more, which there are not: it is read again for every chunk of keys.
 template <int D>
 struct QueryRows {
-  int rank;  // of the first row
+  int row, rank;  // of the first query: in the tile, and in the order
   uint32_t q[D / 16][4];
   float lse[2], delta[2];
   float sum_t[2], sum_s[2];  // of dM over the keys of T and of S
@@ -100,7 +107,8 @@ GRM_DEVICE float sum_over_rows(const float (&x)[4]) {
 
 // Adds what 16 queries give to the policy's sums: dm are dM of the chunk of keys from `key` on, as fragments.
 template <int D>
-GRM_DEVICE void add_policy_sums(const float (&dm)[2][4], QueryRows<D>& x, const Order& order, int key, Shared key_sums) {
+GRM_DEVICE void add_policy_sums(const float (&dm)[2][4], QueryRows<D>& x, const Order& order, int key,
+                                Shared key_sums) {
   const int g = lane_index() / 4, t = lane_index() % 4;
   const Range keys = {key, key + kChunk}, queries = {x.rank, x.rank + 16};
   const Range in_t = {0, order.t_end}, in_s = {order.s_begin, order.tokens};
@@ -135,23 +143,23 @@ GRM_DEVICE void add_policy_sums(const float (&dm)[2][4], QueryRows<D>& x, const 
   }
 }
 
-// Step 1 for a warp's 16 queries and a chunk of keys: P and dS to shared memory if some pairs are allowed, and dM to the
-// policy's sums.
+// Step 1 for a warp's 16 queries and the chunk of keys from `key` on: P and dS to shared memory if some pairs are
+// `seen`, masked if it is an `edge`, where not all are; dM to the policy's sums. `scale` is in units of log 2.
 template <class Element, int D, bool kPolicy>
-GRM_DEVICE void grad_scores(QueryRows<D>& x, const Tile<D>& keys, const Tile<D>& values, const Tile<D>& grads, int row, const Order& order, int key,
-                            float scale, bool seen, bool edge, Shared p, Shared ds, Shared key_sums) {
+GRM_DEVICE void grad_scores(QueryRows<D>& x, const Places<D>& places, const Order& order, int key, float scale,
+                            bool seen, bool edge) {
   const int g = lane_index() / 4, t = lane_index() % 4;
   float s[2][4] = {}, dp[2][4] = {};
   GRM_UNROLL for (int k = 0; k < D / 16; ++k) {
     uint32_t b[4];
-    load_b_of_rows(b, keys, key, k);
+    load_b_of_rows(b, places.keys, key, k);
     multiply<Element>(s[0], x.q[k], b[0], b[1]);
     multiply<Element>(s[1], x.q[k], b[2], b[3]);
   }
   GRM_UNROLL for (int k = 0; k < D / 16; ++k) {
     uint32_t a[4], b[4];
-    load_a(a, grads, row, k);
-    load_b_of_rows(b, values, key, k);
+    load_a(a, places.grads, x.row, k);
+    load_b_of_rows(b, places.values, key, k);
     multiply<Element>(dp[0], a, b[0], b[1]);
     multiply<Element>(dp[1], a, b[2], b[3]);
   }
@@ -171,16 +179,16 @@ GRM_DEVICE void grad_scores(QueryRows<D>& x, const Tile<D>& keys, const Tile<D>&
         const bool low = !edge || (other >= allowed.begin && other < allowed.end);
         const bool high = !edge || (other + 1 >= allowed.begin && other + 1 < allowed.end);
         const Shared offset = r * BackwardLayout<D>::kStride + 2 * other;
-        shared_store(p + offset, pack<Element>(low ? s[n][2 * half] : 0, high ? s[n][2 * half + 1] : 0));
-        shared_store(ds + offset, pack<Element>(low ? dp[n][2 * half] : 0, high ? dp[n][2 * half + 1] : 0));
+        shared_store(places.p + offset, pack<Element>(low ? s[n][2 * half] : 0, high ? s[n][2 * half + 1] : 0));
+        shared_store(places.ds + offset, pack<Element>(low ? dp[n][2 * half] : 0, high ? dp[n][2 * half + 1] : 0));
       }
     }
   }
-  if (kPolicy) add_policy_sums(dp, x, order, key, key_sums);
+  if (kPolicy) add_policy_sums(dp, x, order, key, places.key_sums);
 }
 
-// Fragments d of 16 rows and 8 kColumns columns to rows of global memory, times a factor. row(r) is where fragment row r
-// begins, null if nowhere; `channel` the first column there.
+// Fragments d of 16 rows and 8 kColumns columns to rows of global memory, times a factor. row(r) is where fragment row
+// r begins, null if nowhere; `channel` the first column there.
 template <class Element, int kColumns, class Row>
 GRM_DEVICE void store_fragments(const float (&d)[kColumns][4], float factor, int channel, const Row& row) {
   static_assert(kColumns == 2 || kColumns == 4, "two rows or one make four pieces");
@@ -214,12 +222,11 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
   const Tile<D> keys = {memory + Layout::keys}, values = {memory + Layout::values};
   gather_rows(keys, 0, head_of(f.k, image, head), order, 0, rows, kThreads);
   gather_rows(values, 0, head_of(f.v, image, head), order, 0, rows, kThreads);
-  const auto queries_of = [&](int i) -> Tile<D> { return {memory + Layout::queries + i % 2 * Layout::kTile}; };
-  const auto grads_of = [&](int i) -> Tile<D> { return {memory + Layout::grads + i % 2 * Layout::kTile}; };
+  const auto queries_of = [&](int i) -> Tile<D> { return {memory + Layout::queries + i % 2 * Layout::kTileBytes}; };
+  const auto grads_of = [&](int i) -> Tile<D> { return {memory + Layout::grads + i % 2 * Layout::kTileBytes}; };
   const auto gather_tile = [&](int i) {
-    const int b = image, h = head;
-    gather_rows(queries_of(i), 0, head_of(f.q, b, h), order, i * kQueries, kQueries, kThreads);
-    gather_rows(grads_of(i), 0, head_of(problem.grad_out, b, h), order, i * kQueries, kQueries, kThreads);
+    gather_rows(queries_of(i), 0, head_of(f.q, image, head), order, i * kQueries, kQueries, kThreads);
+    gather_rows(grads_of(i), 0, head_of(problem.grad_out, image, head), order, i * kQueries, kQueries, kThreads);
     copy_commit();
   };
   gather_tile(0);
@@ -232,7 +239,7 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
   const int lane = lane_index(), g = lane / 4, t = lane % 4;
   const int group = warp_index() % kGroups, half = warp_index() / kGroups;
   const int sixteenth = group;  // which 16 channels, in step 3
-  const float scale = f.scale * kLog2OfE;
+  const float scale = f.scale * kLog2E;
   const Shared p = memory + Layout::p, ds = memory + Layout::ds;
   const Shared key_sums = memory + Layout::key_sums + half * 8 * Layout::kRows;
   float grad_k[kGroupChunks][kHalf / 8][4] = {}, grad_v[kGroupChunks][kHalf / 8][4] = {};
@@ -251,10 +258,9 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
 
     {  // Step 1.
       QueryRows<D> x;
-      x.rank = first + 16 * half;
-      GRM_UNROLL for (int k = 0; k < D / 16; ++k) {
-        load_a(x.q[k], queries, 16 * half, k);
-      }
+      x.row = 16 * half;
+      x.rank = first + x.row;
+      GRM_UNROLL for (int k = 0; k < D / 16; ++k) load_a(x.q[k], queries, x.row, k);
       GRM_UNROLL for (int r = 0; r < 2; ++r) {
         const Shared rank = memory + Layout::ranks + 8 * (x.rank + g + 8 * r);
         x.lse[r] = shared_load<float>(rank);
@@ -263,17 +269,18 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
       }
       const Range all = seen_by_all(order, {x.rank, x.rank + 16});
       const int begin = kPolicy ? 0 : seen_begin, end = kPolicy ? rows / kChunk : seen_end;
-      const Shared offset = half * 16 * Layout::kStride;
+      const Shared offset = x.row * Layout::kStride;
+      const Places<D> places = {keys, values, grads, p + offset, ds + offset, key_sums};
       GRM_NO_UNROLL for (int chunk = group; chunk < end; chunk += kGroups) {
         if (chunk < begin) continue;
         const int key = chunk * kChunk;
-        grad_scores<Element, D, kPolicy>(x, keys, values, grads, 16 * half, order, key, scale, chunk >= seen_begin && chunk < seen_end,
-                                         key < all.begin || key + kChunk > all.end, p + offset, ds + offset, key_sums);
+        grad_scores<Element, D, kPolicy>(x, places, order, key, scale, chunk >= seen_begin && chunk < seen_end,
+                                         key < all.begin || key + kChunk > all.end);
       }
       if (kPolicy) {
         GRM_UNROLL for (int r = 0; r < 2; ++r) {
           const float sum_t = quad_sum(x.sum_t[r]), sum_s = quad_sum(x.sum_s[r]);
-          const Shared part = memory + Layout::row_parts + 8 * (group * kQueries + 16 * half + g + 8 * r);
+          const Shared part = memory + Layout::row_parts + 8 * (group * kQueries + x.row + g + 8 * r);
           if (t < 2) shared_store(part + 4 * t, t == 0 ? sum_t : sum_s);
         }
       }
@@ -297,7 +304,8 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
       GRM_UNROLL for (int c = 0; c < kGroupChunks; ++c) {
         const int chunk = c * kGroups + group;
         if (chunk < seen_begin || chunk >= seen_end) continue;
-        const Shared from = (16 * k + row_by_pieces()) * Layout::kStride + 2 * kChunk * chunk + piece_by_pieces() * kPiece;
+        const int row = 16 * k + row_by_pieces();
+        const Shared from = row * Layout::kStride + 2 * kChunk * chunk + piece_by_pieces() * kPiece;
         uint32_t a[4];
         load_matrices_transposed(a, p + from);
         GRM_UNROLL for (int n = 0; n < kHalf / 16; ++n) {

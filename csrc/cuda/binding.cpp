@@ -11,7 +11,8 @@
 namespace grm {
 namespace {
 
-// Rows are copied in pieces of 16 bytes. What does not begin at a multiple of that, which no projection gives, is copied.
+// The kernels read rows in pieces of 16 bytes. What does not begin at a multiple of that, which no projection gives, is
+// copied.
 Tensor with_whole_pieces(const Tensor& t) {
   constexpr int64_t kElements = 8;
   bool whole = t.stride(3) == 1 && reinterpret_cast<uintptr_t>(t.data_ptr()) % 16 == 0;
@@ -52,8 +53,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cuda_backward(Tensor grad_out, Tensor
   const Tensor grad_q = empty_like_output(q), grad_k = empty_like_output(q), grad_v = empty_like_output(q);
   const int64_t batch = q.size(0), heads = q.size(1), tokens = q.size(2);
   const Tensor partials = torch::stable::new_empty(q, {policy_grad ? batch : 0, heads, tokens, 2}, ScalarType::Float);
-  const BackwardProblem problem = problem_of(q, k, v, out, lse, categories, soft_policy, scale, grad_out, grad_lse, grad_q,
-                                             grad_k, grad_v, partials);
+  const BackwardProblem problem = problem_of(q, k, v, out, lse, categories, soft_policy, scale, grad_out, grad_lse,
+                                             grad_q, grad_k, grad_v, partials);
   if (!q.numel()) {
     const Tensor none = policy_grad ? torch::stable::new_zeros(q, {batch, tokens, 3}, ScalarType::Float)
                                     : torch::stable::new_empty(q, {0}, ScalarType::Float);

@@ -1,5 +1,5 @@
-// Every primitive on known inputs. A warp runs a case, and a lane writes four words of it: on a GPU (conformance.cu) and
-// in the emulation, which must agree.
+// Every primitive on known inputs. A warp runs a case, and a lane writes four words of it: on a GPU (conformance.cu)
+// and in the emulation, which must agree.
 #pragma once
 
 #include "primitives.cuh"
@@ -46,8 +46,8 @@ GRM_DEVICE float float_of(uint32_t word) {
   return x;
 }
 
-// Numbers of all kinds, by index: ties and their neighbours when rounded to 16 bits, what overflows or underflows there,
-// infinities, NaN.
+// Numbers of all kinds, by index: ties and their neighbours when rounded to 16 bits, what overflows or underflows
+// there, infinities, NaN.
 GRM_DEVICE float odd_number(int i) {
   const uint32_t numbers[16] = {0x3f800000, 0x3f808000, 0x3f818000, 0x3f808001, 0x3f801000, 0x3f803000,
                                 0x477fefff, 0x477ff000, 0x7f7fffff, 0x33800000, 0x33000000, 0x38000000,

@@ -1,12 +1,12 @@
-// Forward pass: a block keeps the keys and values of a whole head in shared memory, in category order. A warp owns one or
-// two tiles of 16 queries at a time, in registers, and walks over the keys that they see.
+// Forward pass: a block keeps the keys and values of a whole head in shared memory, in category order. A warp owns one
+// or two tiles of 16 queries at a time, in registers, and walks over the keys that they see.
 #pragma once
 
 #include "tiles.cuh"
 
 namespace grm::cuda {
 
-constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+constexpr float kLn2 = 0.693147181f;
 
 // The maximum of no scores: finite, so that the difference of two of them is 0 and not NaN.
 constexpr float kNoScore = -1e30f;
@@ -133,7 +133,7 @@ GRM_DEVICE void store_queries(Queries<D>& x, const Head& out, float* lse, const 
   const int g = lane_index() / 4, t = lane_index() % 4;
   GRM_UNROLL for (int half = 0; half < 2; ++half) {
     const int rank = x.rank + g + 8 * half;
-    const float total = quad_sum(x.total[half]);
+    const float total = quad_sum(x.total[half]), inverse = 1 / total;
     char* row = nullptr;
     if (rank < order.tokens) {
       const int token = order.token(rank);
@@ -143,7 +143,7 @@ GRM_DEVICE void store_queries(Queries<D>& x, const Head& out, float* lse, const 
     GRM_UNROLL for (int part = 0; part < D / 32; ++part) {
       uint32_t w[4];
       GRM_UNROLL for (int i = 0; i < 4; ++i)
-          w[i] = pack<Element>(x.out[4 * part + i][2 * half] / total, x.out[4 * part + i][2 * half + 1] / total);
+          w[i] = pack<Element>(x.out[4 * part + i][2 * half] * inverse, x.out[4 * part + i][2 * half + 1] * inverse);
       store_pieces(w, [&](int i) { return row ? row + (4 * part + i) * kPiece : nullptr; });
     }
   }
@@ -181,6 +181,7 @@ GRM_KERNEL(kForwardWarps* kWarp, 1) forward_kernel(const ForwardProblem problem,
 
   // The scores' sign goes to the queries, exactly: the maximum can be taken before scaling.
   const bool negated = problem.scale < 0;
+  float* const lse = problem.lse + head_index * tokens;
   const float scale = (negated ? -problem.scale : problem.scale) * kLog2E;
   const int tiles = (tokens + kTile - 1) / kTile, warps = thread_count() / kWarp;
   const int first = tiles * part / parts, last = tiles * (part + 1) / parts;
@@ -210,7 +211,7 @@ GRM_KERNEL(kForwardWarps* kWarp, 1) forward_kernel(const ForwardProblem problem,
       }
     }
     GRM_UNROLL for (int m = 0; m < 2; ++m)
-        store_queries<Element>(x[m], head_of(problem.out, image, head), problem.lse + head_index * tokens, order, scale);
+        store_queries<Element>(x[m], head_of(problem.out, image, head), lse, order, scale);
   }
 }
 

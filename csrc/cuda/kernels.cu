@@ -10,10 +10,12 @@ namespace {
 class OnStream {
  public:
   explicit OnStream(void* stream) : stream_(static_cast<cudaStream_t>(stream)) {
-    note(cudaGetDevice(&index_));
-    note(cudaDeviceGetAttribute(&device_.multiprocessors, cudaDevAttrMultiProcessorCount, index_));
-    note(cudaDeviceGetAttribute(&device_.shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin, index_));
-    note(cudaDeviceGetAttribute(&device_.shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor, index_));
+    int index = 0;
+    note(cudaGetDevice(&index));
+    const auto get = [&](int& value, cudaDeviceAttr name) { note(cudaDeviceGetAttribute(&value, name, index)); };
+    get(device_.multiprocessors, cudaDevAttrMultiProcessorCount);
+    get(device_.shared_per_block, cudaDevAttrMaxSharedMemoryPerBlockOptin);
+    get(device_.shared_per_multiprocessor, cudaDevAttrMaxSharedMemoryPerMultiprocessor);
   }
 
   const Device& device() const { return device_; }
@@ -41,7 +43,6 @@ class OnStream {
   }
 
   cudaStream_t stream_;
-  int index_ = 0;
   Device device_ = {};
   mutable cudaError_t error_ = cudaSuccess;
 };

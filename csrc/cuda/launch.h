@@ -1,5 +1,5 @@
-// How a problem becomes launches: which kernel, how many blocks, how much shared memory. `launcher(name, kernel, blocks,
-// threads, shared_bytes, arguments...)` runs them: on a GPU (kernels.cu) or in the emulation.
+// How a problem becomes launches: which kernel, how many blocks, how much shared memory. `launcher(name, kernel,
+// blocks, threads, shared_bytes, arguments...)` runs them: on a GPU (kernels.cu) or in the emulation.
 #pragma once
 
 #include "backward.cuh"
@@ -15,6 +15,12 @@ struct Device {
 
 constexpr int kSharedOfBlock = 1024;  // bytes that a block costs besides its own
 
+// What a block of a pass needs.
+inline int shared_bytes(bool backward, int tokens, int channels) {
+  if (!backward) return ForwardLayout(tokens, channels).bytes;
+  return channels == 64 ? BackwardLayout<64>::bytes : BackwardLayout<32>::bytes;
+}
+
 struct ForwardLaunch {
   int parts;  // blocks of a head
   int threads, shared_bytes;
@@ -22,13 +28,13 @@ struct ForwardLaunch {
 
 // Two blocks of four warps where a multiprocessor has the shared memory for them, so that one works while the other
 // waits; else one of eight. A head's queries are split only while there are fewer heads than multiprocessors, because
-// every part reads all keys and values: into as many parts as give each multiprocessor a block, and not more than tiles.
+// every part reads all keys and values: into just as many parts as give each multiprocessor a block, at most the tiles.
 inline ForwardLaunch forward_launch(const ForwardProblem& problem, const Device& device) {
-  const int shared = ForwardLayout(static_cast<int>(problem.tokens), static_cast<int>(problem.channels)).bytes;
+  const int shared = shared_bytes(false, static_cast<int>(problem.tokens), static_cast<int>(problem.channels));
   const bool two = 2 * (shared + kSharedOfBlock) <= device.shared_per_multiprocessor;
   const int64_t heads = problem.batch * problem.heads, tiles = (problem.tokens + kTile - 1) / kTile;
-  const int64_t wanted = device.multiprocessors / heads;
-  return {static_cast<int>(wanted < 1 ? 1 : wanted < tiles ? wanted : tiles), kForwardWarps / (two ? 2 : 1) * kWarp, shared};
+  const int64_t wanted = (device.multiprocessors + heads - 1) / heads;
+  return {static_cast<int>(wanted < tiles ? wanted : tiles), kForwardWarps / (two ? 2 : 1) * kWarp, shared};
 }
 
 // Why these kernels cannot serve a pass on a device, null if they can. The Python side has the same rules as a table.
@@ -37,9 +43,7 @@ inline const char* refusal(const ForwardProblem& problem, const Device& device, 
   if (problem.channels != 32 && problem.channels != 64) return "expected D of 32 or 64";
   if (!problem.categories) return "expected categories, not a soft policy";
   if (problem.tokens > (backward ? kMostBackwardTokens : kMostTokens)) return "too many tokens";
-  const int bytes = !backward ? ForwardLayout(static_cast<int>(problem.tokens), static_cast<int>(problem.channels)).bytes
-                    : problem.channels == 64 ? BackwardLayout<64>::bytes
-                                             : BackwardLayout<32>::bytes;
+  const int bytes = shared_bytes(backward, static_cast<int>(problem.tokens), static_cast<int>(problem.channels));
   if (bytes > device.shared_per_block) return "too many tokens for the shared memory of this GPU";
   if (problem.batch * problem.heads > INT32_MAX / kMostTokens) return "too many heads";
   return nullptr;
@@ -72,9 +76,11 @@ template <class Launcher>
 void launch_forward(const ForwardProblem& problem, const Device& device, const Launcher& launcher) {
   const bool wide = problem.channels == 64;
   if (problem.dtype == DType::bfloat16)
-    wide ? launch_forward<BFloat16, 64>(problem, device, launcher) : launch_forward<BFloat16, 32>(problem, device, launcher);
+    wide ? launch_forward<BFloat16, 64>(problem, device, launcher)
+         : launch_forward<BFloat16, 32>(problem, device, launcher);
   else
-    wide ? launch_forward<Half, 64>(problem, device, launcher) : launch_forward<Half, 32>(problem, device, launcher);
+    wide ? launch_forward<Half, 64>(problem, device, launcher)
+         : launch_forward<Half, 32>(problem, device, launcher);
 }
 
 template <class Launcher>

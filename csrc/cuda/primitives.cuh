@@ -2,8 +2,8 @@
 // against these declarations: nvcc takes the definitions at the end of this file, a host compiler with GRM_EMULATION
 // those of csrc/emulation, which run the same sources on a CPU.
 //
-// Sections named below are those of NVIDIA's "Parallel Thread Execution ISA". A word is 32 bits: two neighbouring 16-bit
-// elements, the one of the lower index in the lower half. In fragments g = lane / 4 and t = lane % 4.
+// Sections and instructions named below are those of NVIDIA's "Parallel Thread Execution ISA". A word is 32 bits: two
+// neighbouring 16-bit elements, the one of the lower index in the lower half. In fragments g = lane / 4, t = lane % 4.
 #pragma once
 
 #include <cstdint>
@@ -75,8 +75,8 @@ GRM_DEVICE void copy_async(Shared target, const void* source, bool exists, Here 
 // The copies that this thread started since its last commit become a group ("cp.async.commit_group").
 GRM_DEVICE void copy_commit(Here = Here::now());
 
-// Waits until at most the latest `kPending` groups of this thread are under way ("cp.async.wait_group"). This thread sees
-// what the others have brought; other threads see it after a barrier.
+// Waits until at most the latest `kPending` groups of this thread are under way ("cp.async.wait_group"). This thread
+// sees what the earlier ones have brought; other threads see it after a barrier.
 template <int kPending>
 GRM_DEVICE void copy_wait(Here = Here::now());
 
@@ -279,7 +279,9 @@ GRM_DEVICE void unpack<BFloat16>(uint32_t word, float& low, float& high) {
 
 template <>
 GRM_DEVICE void unpack<Half>(uint32_t word, float& low, float& high) {
-  asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}" : "=f"(low), "=f"(high) : "r"(word));
+  asm("{.reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h;}"
+      : "=f"(low), "=f"(high)
+      : "r"(word));
 }
 
 GRM_DEVICE int count_bits(uint32_t word) { return __popc(word); }

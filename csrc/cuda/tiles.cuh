@@ -6,6 +6,8 @@
 
 namespace grm::cuda {
 
+constexpr float kLog2E = 1.44269504f;
+
 constexpr int kPiece = 16;  // bytes that are copied at a time; channels of 8 elements
 
 // The rows of one head in global memory.
@@ -20,8 +22,8 @@ GRM_DEVICE Head head_of(const Tokens& t, int64_t image, int64_t head) {
   return {static_cast<char*>(t.data) + 2 * (image * t.batch_stride + head * t.head_stride), 2 * t.token_stride};
 }
 
-// A tile holds rows of D 16-bit channels without gaps. The pieces of a row are exchanged by the row's number, so that the
-// same piece of eight consecutive rows lies in eight different groups of banks.
+// A tile holds rows of D 16-bit channels without gaps. The pieces of a row are exchanged by the row's number, so that
+// the same piece of eight consecutive rows lies in eight different groups of banks.
 template <int D>
 struct Tile {
   static constexpr int kPieces = D * 2 / kPiece;
@@ -35,8 +37,8 @@ struct Tile {
   }
 };
 
-// Starts copying ranks [first, first + rows) of a head to rows [row, row + rows) of a tile, by all `threads` of the block;
-// zeros where there is no such rank.
+// Starts copying ranks [first, first + rows) of a head to rows [row, row + rows) of a tile, by all `threads` of the
+// block; zeros where there is no such rank.
 template <int D>
 GRM_DEVICE void gather_rows(const Tile<D>& tile, int row, const Head& head, const Order& order, int first, int rows,
                             int threads) {
@@ -50,7 +52,8 @@ GRM_DEVICE void gather_rows(const Tile<D>& tile, int row, const Head& head, cons
 }
 
 // Which row and which piece a lane names to load_matrices for 16 rows of two pieces. By rows: matrices 0 and 1 are the
-// rows 0-7 and 8-15 of the first piece, 2 and 3 of the second. By pieces: matrices 0 and 1 are the two pieces of rows 0-7.
+// rows 0-7 and 8-15 of the first piece, 2 and 3 of the second. By pieces: matrices 0 and 1 are the two pieces of rows
+// 0-7, 2 and 3 of the others.
 GRM_DEVICE int row_by_rows() { return lane_index() % 16; }
 GRM_DEVICE int piece_by_rows() { return lane_index() / 16; }
 GRM_DEVICE int row_by_pieces() { return lane_index() % 8 + lane_index() / 16 * 8; }
@@ -68,8 +71,8 @@ GRM_DEVICE void load_b_of_rows(uint32_t (&b)[4], const Tile<D>& tile, int row, i
   load_matrices(b, tile.piece(row + row_by_pieces(), 2 * k + piece_by_pieces()));
 }
 
-// With a channel of the tile as a column of b, 16 rows as its depth: b[0], b[1] of channels [16 n, 16 n + 8), b[2], b[3]
-// of the next eight.
+// With a channel of the tile as a column of b, 16 rows as its depth: b[0], b[1] of channels [16 n, 16 n + 8), b[2],
+// b[3] of the next eight.
 template <int D>
 GRM_DEVICE void load_b_of_channels(uint32_t (&b)[4], const Tile<D>& tile, int row, int n) {
   load_matrices_transposed(b, tile.piece(row + row_by_rows(), 2 * n + piece_by_rows()));

@@ -131,7 +131,8 @@ void Fibre::resume(Fibre& from) {
 #if defined(__SANITIZE_ADDRESS__)
   void* fake = nullptr;
   learn_callers_stack = !from.stack_;
-  __sanitizer_start_switch_fiber(&fake, stack_ ? stack_->memory : callers_stack, stack_ ? stack_->bytes : callers_bytes);
+  const void* bottom_of_next = stack_ ? stack_->memory : callers_stack;
+  __sanitizer_start_switch_fiber(&fake, bottom_of_next, stack_ ? stack_->bytes : callers_bytes);
 #endif
 #if defined(__x86_64__)
   grm_switch_stack(&from.saved_, saved_);

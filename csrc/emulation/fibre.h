@@ -13,7 +13,7 @@ class Fibre {
   ~Fibre();
   Fibre(Fibre&&) noexcept;
 
-  // The next switch to this fibre calls entry(argument), which must not return. What ran on the stack before is dropped.
+  // The next switch to this fibre calls entry(argument), which must not return. What ran on its stack is dropped.
   void start(void (*entry)(void*), void* argument);
 
   // Leaves `from`, which is running, and goes on where this fibre was left.

@@ -1,14 +1,14 @@
-// A multiprocessor on a CPU: runs the blocks of a kernel one after the other, every lane as a fibre, and reports what the
-// hardware would leave undefined.
+// A multiprocessor on a CPU: runs the blocks of a kernel one after the other, every lane as a fibre, and reports what
+// the hardware would leave undefined.
 //
 // - Lanes run one at a time, and change where lanes have to meet, in the order of a schedule. A meeting of a warp or a
 //   block that cannot take place is reported with who waits where.
-// - Shared memory has a shadow that knows for every word who wrote and read it last. Two accesses by two threads, one of
-//   them a write, must be ordered by a barrier between them: a barrier of the block, or of their warp. That is a relation
-//   between threads and holds or not whatever the schedule; barriers join all threads of a block or a warp, so a
-//   count of barriers is an exact clock of it. Shuffles and matrix instructions order nothing.
-// - An asynchronous copy is performed when its thread waits for it and not before; until then its target is poisoned, and
-//   touching it is reported. So is reading what was never written, and leaving the declared memory.
+// - Shared memory has a shadow that knows for every word who wrote and read it last. Two accesses by two threads, one
+//   of them a write, must be ordered by a barrier between them: one of the block, or of their warp. That is a relation
+//   between threads and holds or not whatever the schedule; barriers join all threads of a block or a warp, so a count
+//   of barriers is an exact clock of it. Shuffles and matrix instructions order nothing.
+// - An asynchronous copy is performed when its thread waits for it and not before; until then its target is poisoned,
+//   and touching it is reported. So is reading what was never written, and leaving the declared memory.
 #pragma once
 
 #include <cstddef>

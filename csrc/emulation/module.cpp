@@ -87,7 +87,8 @@ void check(const ForwardProblem& problem, const cuda::Device& device, bool backw
   if (const char* reason = cuda::refusal(problem, device, backward)) throw std::invalid_argument(reason);
 }
 
-Sites forward(const Problem& p, const Memories& m, const cuda::Device& device, const Options& options, int less_shared) {
+Sites forward(const Problem& p, const Memories& m, const cuda::Device& device, const Options& options,
+              int less_shared) {
   const ForwardProblem problem = forward_problem(p, m);
   check(problem, device, false);
   Launches launches(options, m);
@@ -106,13 +107,12 @@ Sites backward(const Problem& p, const Memories& m, const cuda::Device& device, 
   check(problem.forward, device, true);
   Launches launches(options, m);
   // The partial sums are written by one kernel and read by the next.
-  Launches* const all = &launches;
-  const auto launcher = [&](const char* name, auto kernel, int blocks, int threads, int shared_bytes, auto... arguments) {
+  const auto launcher = [&](const char* name, auto kernel, int blocks, int threads, int bytes, auto... arguments) {
     const bool reduction = std::string(name) == "policy_kernel";
-    all->writing(reduction ? std::vector<std::string>{"grad_policy"}
+    launches.writing(reduction ? std::vector<std::string>{"grad_policy"}
                            : std::vector<std::string>{"grad_q", "grad_k", "grad_v", "partials"});
-    all->with_less_shared_memory(reduction ? 0 : less_shared);
-    (*all)(name, kernel, blocks, threads, shared_bytes, arguments...);
+    launches.with_less_shared_memory(reduction ? 0 : less_shared);
+    launches(name, kernel, blocks, threads, bytes, arguments...);
   };
   cuda::launch_backward(problem, policy ? m.at("grad_policy").as<float>() : nullptr, launcher);
   return launches.sites();
@@ -151,12 +151,6 @@ std::vector<uint32_t> run_faulty(const std::string& name, const Options& options
   return output;
 }
 
-// Bytes of shared memory that a pass needs.
-int shared_bytes(bool backward, int tokens, int channels) {
-  if (!backward) return cuda::ForwardLayout(tokens, channels).bytes;
-  return channels == 64 ? cuda::BackwardLayout<64>::bytes : cuda::BackwardLayout<32>::bytes;
-}
-
 }  // namespace
 }  // namespace grm::emulation
 
@@ -192,7 +186,7 @@ PYBIND11_MODULE(emulation, m) {
   m.def("conformance", conformance, py::arg("options") = Options());
   m.def("faults", faults);
   m.def("run_faulty", run_faulty, py::arg("name"), py::arg("options"));
-  m.def("shared_bytes", shared_bytes, py::arg("backward"), py::arg("tokens"), py::arg("channels"));
+  m.def("shared_bytes", grm::cuda::shared_bytes, py::arg("backward"), py::arg("tokens"), py::arg("channels"));
   m.def("parts", [](int batch, int heads, int tokens, int channels, const grm::cuda::Device& device) {
     grm::ForwardProblem problem = {};
     problem.batch = batch, problem.heads = heads, problem.tokens = tokens, problem.channels = channels;

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from grm_kernels import category_attention, cuda, dispatch, explain
+from grm_kernels import category_attention, cuda, dispatch, explain, ops
 from grm_kernels.categories import one_hot
 from tests.grm_kernels import emulated
 from tests.grm_kernels.problems import MIXED, SHARES, assert_agrees, make_problem, solve
@@ -110,10 +110,10 @@ def test_saturation_of_blocked_pairs(device, shares):
     assert_agrees(problem, "cuda")
 
 
-@pytest.mark.parametrize("n", [464, 864])
-def test_long_forward(device, n):
+@pytest.mark.parametrize(("n", "d"), [(464, 64), (864, 64), (1024, 32)])
+def test_long_forward(device, n, d):
     """More tokens than the backward pass holds; 464 = 16 * 29."""
-    problem = make_problem(1, 1, n, 64, torch.bfloat16, policy=False, device=device.where)
+    problem = make_problem(1, 1, n, d, torch.bfloat16, policy=False, device=device.where)
     expected = solve(problem.to(torch.float64), "reference")
     eager = solve(problem, "reference")
     out, lse = category_attention(problem.q, problem.k, problem.v, problem.categories, backend="cuda", return_lse=True)
@@ -144,7 +144,7 @@ def test_parts_of_a_head():
     parts = emulated.emulation().parts
     h200 = emulated.emulation().Device(132, 227 * 1024, 228 * 1024)
     assert parts(1, 12, 320, 64, h200) == (11, 128)
-    assert parts(4, 12, 320, 64, h200) == (2, 128)
+    assert parts(4, 12, 320, 64, h200) == (3, 128)
     assert parts(32, 12, 320, 64, h200) == (1, 128)
     assert parts(1, 1, 320, 64, h200) == (20, 128)  # no more than tiles
     assert parts(32, 12, 464, 64, h200) == (1, 256)  # one block fits: all eight warps
@@ -174,6 +174,60 @@ def test_strided_input_is_read_in_place(device):
     for q, k, v in (packed.permute(2, 0, 3, 1, 4).unbind(0), [spread(x) for x in (dense.q, dense.k, dense.v)]):
         for name, result in solve(replace(dense, q=q, k=k, v=v), "cuda").items():
             assert torch.equal(result, expected[name]), name
+
+
+def test_operators(device):
+    """Schemas and shape functions, by torch's own check."""
+    problem = make_problem(2, 2, 9, 32, torch.bfloat16, device=device.where)
+    tokens = (problem.q, problem.k, problem.v)
+    torch.library.opcheck(ops.forward("cuda"), (*tokens, problem.categories, None, 0.2))
+    rest = (*device.forward(*tokens, problem.categories, None, 0.2), problem.categories, None, 0.2)
+    for policy_grad in (False, True):
+        arguments = (problem.grad_out, problem.grad_lse, *tokens, *rest, policy_grad)
+        torch.library.opcheck(ops.backward("cuda"), arguments)
+
+
+@pytest.mark.parametrize("shape", [(0, 2, 5, 32), (2, 0, 5, 32)], ids=str)
+def test_empty_batch_or_heads(device, shape):
+    tokens = [torch.zeros(shape, device=device.where, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
+    categories = torch.zeros(shape[0], 5, dtype=torch.uint8, device=device.where)
+    policy = torch.tensor([1.0, 0, 0], device=device.where).repeat(shape[0], 5, 1).requires_grad_()
+    category_attention(*tokens, categories, policy, backend="cuda").sum().backward()
+    assert torch.equal(policy.grad, torch.zeros_like(policy))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available() or not cuda.ARCHITECTURES, reason="needs a GPU, and the CUDA kernels")
+class TestOnHardware:
+    """What an emulation has no part in: graphs, streams, rows that do not begin at multiples of 16 bytes."""
+
+    def test_cuda_graph(self):
+        """Forward and backward are captured, and serve other categories than those that were captured."""
+        problem = make_problem(2, 3, 100, 64, torch.bfloat16, device="cuda")
+        solve(problem, "cuda")
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = solve(problem, "cuda")
+        problem.categories.copy_(problem.categories.roll(7, 1))
+        graph.replay()
+        for name, expected in solve(problem, "cuda").items():
+            assert torch.equal(captured[name], expected), name
+
+    def test_compiles_into_one_graph(self):
+        problem = make_problem(2, 3, 100, 64, torch.bfloat16, device="cuda")
+        compiled = torch.compile(
+            lambda q: category_attention(q, problem.k, problem.v, problem.categories, backend="cuda"), fullgraph=True
+        )
+        eager = category_attention(problem.q, problem.k, problem.v, problem.categories, backend="cuda")
+        assert torch.equal(compiled(problem.q), eager)
+
+    def test_rows_that_are_not_aligned(self):
+        problem = make_problem(2, 2, 50, 32, torch.bfloat16, device="cuda")
+        wide = torch.empty(2, 2, 50, 37, dtype=torch.bfloat16, device="cuda")
+        shifted = wide[..., 3:35].copy_(problem.k)
+        expected, result = solve(problem, "cuda"), solve(replace(problem, k=shifted), "cuda")
+        for name, value in expected.items():
+            assert torch.equal(result[name], value), name
 
 
 def test_bad_category_counts_as_a(device):
