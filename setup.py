@@ -125,7 +125,8 @@ class BuildKernels(build_ext):
         ext.extra_objects += [str(target)]
         ext.define_macros += [("USE_CUDA", None), ("GRM_CUDA_ARCHITECTURES", f'"{" ".join(architectures)}"')]
         toolkit = cuda_toolkit(compiler)
-        ext.library_dirs += [str(path) for path in (toolkit / "lib64", toolkit / "lib") if path.is_dir()]
+        folders = [toolkit / name for name in ("lib64", "lib", "targets/x86_64-linux/lib")]
+        ext.library_dirs += [str(folder) for folder in folders if folder.is_dir()]
         ext.libraries += ["torch_cuda", "cudart_static", "dl", "rt", "pthread"]
 
 

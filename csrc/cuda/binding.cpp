@@ -21,8 +21,9 @@ Tensor with_whole_pieces(const Tensor& t) {
 }
 
 void* current_stream(const Tensor& t) {
-  void* stream;
-  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream));
+  void* stream = nullptr;
+  STD_TORCH_CHECK(aoti_torch_get_current_cuda_stream(t.get_device_index(), &stream) == AOTI_TORCH_SUCCESS,
+                  "grm_kernels: torch gives no stream");
   return stream;
 }
 

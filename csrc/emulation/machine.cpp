@@ -102,9 +102,9 @@ void Machine::run_thread(void* self) {
     (*m.kernel_)();
     Lane& lane = m.lanes_[m.current_];
     lane.finished = true;
-    if (!lane.groups.empty() || !lane.uncommitted.empty())
-      m.fail("ends with asynchronous copies under way",
-             (lane.groups.empty() ? lane.uncommitted : lane.groups.front()).front().here);
+    lane.groups.push_back(lane.uncommitted);
+    for (const std::vector<Copy>& group : lane.groups)
+      if (!group.empty()) m.fail("ends with asynchronous copies under way", group.front().here);
     if (m.at_barrier_ || m.arrived_[m.current_ / kLanes]) m.cannot_meet();
     const int first = m.current_ / kLanes * kLanes;
     if (std::all_of(&m.lanes_[first], &m.lanes_[first] + kLanes, [](const Lane& l) { return l.finished; }))

@@ -18,7 +18,8 @@ from grm_kernels import ops
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "csrc/emulation" / name for name in ("module.cpp", "machine.cpp", "fibre.cpp")]
-FLAGS = ("-std=c++17", "-march=native", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Wno-psabi", "-Werror")
+FLAGS = ("-std=c++17", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden")
+FLAGS += ("-Wall", "-Wextra", "-Wno-psabi", "-Werror")
 OPTIMISED, SANITIZED = ("-O2",), ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
 COMPILER = os.environ.get("CXX", "g++")
