@@ -29,7 +29,8 @@ def choose(q: Tensor, backend: str | None, *, needs_grad: bool, soft: bool = Fal
 
     """
     if backend is None:
-        return next(name for name, reasons in explain(q, needs_grad=needs_grad, soft=soft).items() if not reasons)
+        order = _preference(q, needs_grad)
+        return next(name for name in order if not BACKENDS[name](q, needs_grad=needs_grad, soft=soft))
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected None or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     reasons = BACKENDS[backend](q, needs_grad=needs_grad, soft=soft)

@@ -19,10 +19,10 @@ from grm_kernels import ops
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [ROOT / "csrc/emulation" / name for name in ("module.cpp", "machine.cpp", "fibre.cpp")]
 FLAGS = ("-std=c++17", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden")
-FLAGS += ("-Wall", "-Wextra", "-Wno-psabi", "-Werror")
+FLAGS += ("-Wall", "-Wextra", "-Wno-psabi")
 OPTIMISED, SANITIZED = ("-O2",), ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 
-COMPILER = os.environ.get("CXX", "g++")
+COMPILER = (os.environ.get("CXX") or "g++").split()[0]
 needs_compiler = pytest.mark.skipif(
     shutil.which(COMPILER) is None, reason=f"the emulation needs a compiler, no {COMPILER}"
 )
@@ -33,9 +33,10 @@ H200 = (132, 227, 228)
 
 def build(flags: tuple[str, ...] = OPTIMISED) -> Path:
     """The module compiled with these flags, from build/ if nothing has changed since."""
-    headers = [path for folder in ("", "cuda", "emulation") for path in sorted((ROOT / "csrc" / folder).glob("*.*"))]
+    folders = (ROOT / "csrc/cuda", ROOT / "csrc/emulation")
+    sources = [ROOT / "csrc/problem.h", *(path for folder in folders for path in sorted(folder.glob("*.*")))]
     digest = hashlib.sha256(repr((COMPILER, flags, FLAGS, torch.__version__)).encode())
-    for path in headers:
+    for path in sources:
         digest.update(path.read_bytes())
     folder = ROOT / "build" / "emulation" / digest.hexdigest()[:16]
     module = folder / f"emulation{sysconfig.get_config_var('EXT_SUFFIX')}"
