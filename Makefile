@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up a virtual environment of their own with pinned versions.
 # `make test PYTHON=/path/to/python` uses that interpreter as it is instead: nothing is downloaded, the kernels are compiled
-# in place. It needs torch and setuptools; the tests pytest and hypothesis, the demo rich and matplotlib.
+# in place. It needs torch and setuptools; the tests pytest, hypothesis and numpy, the demo rich and matplotlib.
 
 VENV := .venv
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.* csrc/*/*.*)

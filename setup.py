@@ -3,11 +3,15 @@
 Environment:
     CXX: the C++ compiler, GCC 12 or later. Without one the package installs and runs on the reference.
     GRM_KERNELS_BUILD=0: compile nothing.
+    GRM_KERNELS_CUDA: compute capabilities to compile the CUDA kernels for, as "8.0 9.0a"; 0 for none. By default those
+        of CUDA_ARCHITECTURES that nvcc knows, where there is nvcc and torch is a build with CUDA.
+    CUDA_HOME: where nvcc is, if not on the PATH.
 """
 
 import os
 import platform
 import shutil
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,6 +40,10 @@ INSTRUCTION_SETS = {"portable": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS = {"avx512_bf16": [*_AVX512, "-mavx512bf16"], "avx512": _AVX512, "avx2": _AVX2, "portable": []}
 
+# Compute capabilities that csrc/cuda is compiled for.
+CUDA_ARCHITECTURES = ("8.0", "9.0a", "10.0", "12.0")
+CUDA_FLAGS = ["-std=c++17", "-O3", "--compiler-options=-fPIC,-fvisibility=hidden"]
+
 
 def compiler() -> str | None:
     """The C++ compiler to use, None where there is none."""
@@ -43,8 +51,30 @@ def compiler() -> str | None:
     return next((path for path in map(shutil.which, command) if path), None)
 
 
+def nvcc() -> Path | None:
+    """The CUDA compiler, None where there is none."""
+    home = os.environ.get("CUDA_HOME")
+    path = shutil.which("nvcc", path=str(Path(home) / "bin") if home else None) or shutil.which("nvcc")
+    return Path(path) if path else None
+
+
+def cuda_architectures(compiler: Path) -> list[str]:
+    """Those asked for, by default all that the compiler knows."""
+    if asked := os.environ.get("GRM_KERNELS_CUDA", "").replace(",", " ").split():
+        return [] if asked == ["0"] else asked
+    known = subprocess.run([compiler, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
+    return [name for name in CUDA_ARCHITECTURES if f"sm_{name.replace('.', '').rstrip('a')}" in known]
+
+
+def cuda_toolkit(compiler: Path) -> Path:
+    """The folder above bin/, include/ and lib/ of the compiler that really runs."""
+    command = [compiler, "--dryrun", "-c", "-x", "cu", os.devnull]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stderr.splitlines()
+    return Path(next((line.partition("TOP=")[2] for line in lines if "TOP=" in line), compiler.resolve().parents[1]))
+
+
 class BuildKernels(build_ext):
-    """Compiles the CPU kernels for every instruction set before the binding is compiled and linked.
+    """Compiles the CPU kernels for every instruction set, and the CUDA kernels, before the binding.
 
     A set that the compiler cannot compile (older ones lack the newest, Clang 16 crashes on AVX512-BF16) is left out.
     """
@@ -70,7 +100,34 @@ class BuildKernels(build_ext):
         compiled = [name for name in INSTRUCTION_SETS if objects[name]]
         ext.extra_objects += [path for name in compiled for path in objects[name]]
         ext.define_macros += [("GRM_CPU_INSTRUCTION_SETS", " ".join(f"GRM_KERNELS({name})" for name in compiled))]
+        self.add_cuda(ext)
         super().build_extension(ext)
+
+    def add_cuda(self, ext: Extension) -> None:
+        """Adds the CUDA backend where nvcc is there and torch is a build with CUDA."""
+        import torch
+
+        compiler = nvcc()
+        if torch.version.cuda is None or compiler is None:
+            return
+        architectures = cuda_architectures(compiler)
+        if not architectures:
+            return
+        numbers = [name.replace(".", "") for name in architectures]
+        codes = [f"--generate-code=arch=compute_{number},code=sm_{number}" for number in numbers]
+        target = Path(self.build_temp) / "kernels_cuda.o"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        command = [compiler, *CUDA_FLAGS, "--threads=0", *codes, "-c", "csrc/cuda/kernels.cu", "-o", target]
+        print(*command, file=sys.stderr)
+        if subprocess.run(command).returncode:
+            raise CompileError(f"{compiler} failed; GRM_KERNELS_CUDA=0 installs without the CUDA kernels")
+        ext.sources = [*ext.sources, "csrc/cuda/binding.cpp"]
+        ext.extra_objects += [str(target)]
+        ext.define_macros += [("USE_CUDA", None), ("GRM_CUDA_ARCHITECTURES", f'"{" ".join(architectures)}"')]
+        toolkit = cuda_toolkit(compiler)
+        folders = [toolkit / name for name in ("lib64", "lib", "targets/x86_64-linux/lib")]
+        ext.library_dirs += [str(folder) for folder in folders if folder.is_dir()]
+        ext.libraries += ["torch_cuda", "cudart_static", "dl", "rt", "pthread"]
 
 
 def extensions() -> list[Extension]:
@@ -98,7 +155,7 @@ def extensions() -> list[Extension]:
                 ("GRM_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
             ],
             extra_compile_args=COMMON_FLAGS,
-            depends=[str(path) for path in sorted(Path("csrc").rglob("*.h"))],
+            depends=[str(path) for path in sorted([*Path("csrc").rglob("*.h"), *Path("csrc").rglob("*.cu*")])],
             language="c++",
         )
     ]

@@ -70,7 +70,7 @@ def _sdpa(backend: torch.nn.attention.SDPBackend, x: Inputs) -> torch.Tensor:
 
 def implementations(dry: bool) -> list[Implementation]:
     """Every kernel backend that serves here, the paper's two, and torch's attention in every form that it has."""
-    example = torch.empty(1, 1, 64, 64, device="cpu" if dry else "cuda")
+    example = torch.empty(1, 1, 64, 64) if dry else torch.empty(1, 1, 64, 64, device="cuda", dtype=torch.bfloat16)
     names = [name for name, reasons in explain(example, needs_grad=True).items() if not reasons and name != "reference"]
     chosen = [Implementation(f"ours, {name}", partial(ours, backend=name)) for name in names]
     chosen += BASELINES
@@ -287,7 +287,8 @@ def measure(workload: Workload, chosen: list[Implementation], record: Record) ->
                 "bytes_per_second": work["bytes"] / seconds,
                 "share_of_floor": max(work["floor_bytes_s"], work["floor_operations_s"]) / seconds,
             }
-        except (RuntimeError, WrongResultError, NotImplementedError) as error:
+        except (RuntimeError, ValueError, WrongResultError, NotImplementedError) as error:
+            # A ValueError says why a backend cannot serve this workload.
             outcome = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
         measurements.append({"implementation": implementation.name, **common, **outcome})
     return measurements
@@ -308,13 +309,45 @@ def measure_all(record: Record) -> int:
     return done
 
 
+def parse_conformance(output: str) -> dict[str, list[int]]:
+    """Words of all lanes by case, from what csrc/cuda/conformance.cu prints."""
+    lines = (line.split() for line in output.splitlines() if line.strip())
+    return {name: [int(word, 16) for word in words] for name, *words in lines}
+
+
+def conformance() -> dict[str, list[int]]:
+    """Every primitive of the CUDA kernels on this GPU: the tests of the emulation compare theirs with it."""
+    with tempfile.TemporaryDirectory() as folder:
+        program = str(Path(folder) / "conformance")
+        _run(["nvcc", "-std=c++17", "-arch=native", "csrc/cuda/conformance.cu", "-o", program], 120)
+        result = subprocess.run([program], capture_output=True, text=True, timeout=60, check=True)
+    return parse_conformance(result.stdout)
+
+
+#: A small case of each GPU backend, forward and backward: file and selection.
+SANITIZED = (
+    ("tests/grm_kernels/test_kernels.py", "token_counts and bfloat16-33"),
+    ("tests/grm_kernels/test_cuda.py", "token_counts and gpu-33-64"),
+)
+
+
 def sanitize() -> str:
-    """compute-sanitizer's memcheck and racecheck over a small GPU test, forward and backward."""
+    """compute-sanitizer's memcheck and racecheck over small GPU tests."""
     reports = []
-    for tool in ("memcheck", "racecheck"):
-        command = ["compute-sanitizer", "--tool", tool, "--error-exitcode", "9", sys.executable, "-m", "pytest", "-q"]
-        command += ["-x", "-m", "gpu", "-k", "token_counts and bfloat16-33", "tests/grm_kernels/test_kernels.py"]
-        reports.append(_run(command, timeout=70))
+    for file, selection in SANITIZED:
+        for tool in ("memcheck", "racecheck"):
+            command = [
+                "compute-sanitizer",
+                "--tool",
+                tool,
+                "--error-exitcode",
+                "9",
+                sys.executable,
+                "-m",
+                "pytest",
+                "-q",
+            ]
+            reports.append(_run([*command, "-x", "-m", "gpu", "-k", selection, file], timeout=70))
     return "\n".join(reports)
 
 
@@ -336,12 +369,13 @@ def main() -> int:
         os.environ["TRITON_INTERPRET"] = "1"
     record.data["machine"] = describe(options.dry)
     record.step("build", lambda: build(options.dry))
-    tests = ["tests/grm_kernels/test_kernels.py", "tests/grm_kernels/test_torch.py"]
+    tests = [f"tests/grm_kernels/test_{name}.py" for name in ("kernels", "torch", "cuda")]
     selection = ["-k", "test_no_graph_is_kept"] if options.dry else ["-m", "gpu"]
     record.step("tests", lambda: _run([sys.executable, "-m", "pytest", "-q", *selection, *tests], 150))
     record.data["rates"] = rates(options.dry)
     record.step("measurements", lambda: measure_all(record))
     if not options.dry:
+        record.step("conformance", conformance)
         record.step("sanitizer", sanitize)
     print(f"record: {record.path}")
     return 0 if all(s["ok"] for s in record.data["steps"].values()) else 1

@@ -1,10 +1,9 @@
-// Registers the operators of the compiled backends with torch (their schemas are in grm_kernels/ops.py), on libtorch's
-// stable ABI, so that one build serves every torch from TORCH_TARGET_VERSION on. Build information through pybind11.
+// Registers the operators of the CPU backend with torch (their schemas are in grm_kernels/ops.py; csrc/cuda/binding.cpp
+// has those of the CUDA backend), on libtorch's stable ABI, so that one build serves every torch from
+// TORCH_TARGET_VERSION on. Build information through pybind11.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <atomic>
@@ -18,6 +17,7 @@
 
 #include "cpu/kernels.h"
 #include "problem.h"
+#include "tensors.h"
 
 namespace grm {
 
@@ -26,9 +26,6 @@ GRM_CPU_INSTRUCTION_SETS
 #undef GRM_KERNELS
 
 namespace {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // ---- choice of the instruction set ----
 
@@ -59,70 +56,6 @@ void set_instruction_set(const std::string& name) {
   throw std::invalid_argument("unknown instruction set " + name);
 }
 
-// ---- tensors to problems ----
-
-DType dtype_of(const Tensor& t) {
-  switch (t.scalar_type()) {
-    case ScalarType::Float: return DType::float32;
-    case ScalarType::BFloat16: return DType::bfloat16;
-    case ScalarType::Half: return DType::float16;
-    default: STD_TORCH_CHECK(false, "grm_kernels: expected float32, bfloat16 or float16");
-  }
-}
-
-Tokens tokens_of(const Tensor& t) { return {t.data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
-
-// The gradient that autograd hands over may be expanded, and the inputs of an exported program have any strides: their
-// channels need not be adjacent.
-Tensor with_adjacent_channels(const Tensor& t) {
-  return t.stride(3) == 1 ? t : torch::stable::contiguous(t);
-}
-
-// (B, H, N, D) that lies in memory as (B, N, H, D), like the fake function says.
-Tensor empty_like_output(const Tensor& q) {
-  return torch::stable::transpose(torch::stable::new_empty(q, {q.size(0), q.size(2), q.size(1), q.size(3)}), 1, 2);
-}
-
-// The Python side has checked what a user passes; this keeps memory safe whoever calls the operator.
-void check(const Tensor& t, const char* name, std::initializer_list<int64_t> sizes, ScalarType dtype) {
-  const auto actual = t.sizes();
-  STD_TORCH_CHECK(actual.size() == sizes.size() && std::equal(sizes.begin(), sizes.end(), actual.begin()),
-                  "grm_kernels: ", name, " has a shape that does not fit q");
-  STD_TORCH_CHECK(t.scalar_type() == dtype, "grm_kernels: ", name, " has a dtype that was not expected");
-  STD_TORCH_CHECK(t.is_cpu(), "grm_kernels: ", name, " is not on the CPU");
-}
-
-void check_like(const Tensor& t, const char* name, const Tensor& q) {
-  check(t, name, {q.size(0), q.size(1), q.size(2), q.size(3)}, q.scalar_type());
-}
-
-ForwardProblem problem_of(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& out, const Tensor& lse,
-                          const std::optional<Tensor>& categories, const std::optional<Tensor>& soft_policy,
-                          double scale) {
-  const int64_t batch = q.size(0), heads = q.size(1), tokens = q.size(2), channels = q.size(3);
-  STD_TORCH_CHECK(channels % 8 == 0 && channels <= 128, "grm_kernels: expected D to be a multiple of 8 up to 128");
-  check_like(q, "q", q);
-  check_like(k, "k", q);
-  check_like(v, "v", q);
-  check_like(out, "out", q);
-  check(lse, "lse", {batch, heads, tokens}, ScalarType::Float);
-  STD_TORCH_CHECK(categories || soft_policy, "grm_kernels: expected categories or soft_policy");
-  if (soft_policy)
-    check(*soft_policy, "soft_policy", {batch, tokens, 3}, ScalarType::Float);
-  else
-    check(*categories, "categories", {batch, tokens}, ScalarType::Byte);
-  return {
-      batch, heads, tokens, channels, dtype_of(q), static_cast<float>(scale),
-      tokens_of(q), tokens_of(k), tokens_of(v), tokens_of(out), static_cast<float*>(lse.data_ptr()),
-      soft_policy ? nullptr : static_cast<const uint8_t*>(categories->data_ptr()),
-      soft_policy ? static_cast<const float*>(soft_policy->data_ptr()) : nullptr,
-  };
-}
-
-std::optional<Tensor> contiguous(const std::optional<Tensor>& t) {
-  return t ? std::make_optional(torch::stable::contiguous(*t)) : std::nullopt;
-}
-
 // ---- the CPU backend ----
 
 struct Free {
@@ -137,6 +70,7 @@ std::unique_ptr<void, Free> workspace(size_t bytes) {
 
 std::tuple<Tensor, Tensor> cpu_forward(Tensor q, Tensor k, Tensor v, std::optional<Tensor> categories,
                                        std::optional<Tensor> soft_policy, double scale) {
+  STD_TORCH_CHECK(q.is_cpu(), "grm_kernels: q is not on the CPU");
   for (Tensor* t : {&q, &k, &v}) *t = with_adjacent_channels(*t);
   categories = contiguous(categories);
   soft_policy = contiguous(soft_policy);
@@ -174,6 +108,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cpu_backward(Tensor grad_out, Tensor 
                                                         Tensor out, Tensor lse, std::optional<Tensor> categories,
                                                         std::optional<Tensor> soft_policy, double scale,
                                                         bool policy_grad) {
+  STD_TORCH_CHECK(q.is_cpu(), "grm_kernels: q is not on the CPU");
   for (Tensor* t : {&grad_out, &q, &k, &v, &out}) *t = with_adjacent_channels(*t);
   for (Tensor* t : {&grad_lse, &lse}) *t = torch::stable::contiguous(*t);
   categories = contiguous(categories);
@@ -184,14 +119,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> cpu_backward(Tensor grad_out, Tensor 
       torch::stable::new_empty(q, {policy_grad ? batch : 0, heads, tokens, 2}, ScalarType::Float);
   Tensor grad_policy = policy_grad ? torch::stable::new_zeros(q, {batch, tokens, 3}, ScalarType::Float)
                                    : torch::stable::new_empty(q, {0}, ScalarType::Float);
-  check_like(grad_out, "grad_out", q);
-  check(grad_lse, "grad_lse", {batch, heads, tokens}, ScalarType::Float);
-  const BackwardProblem problem = {
-      problem_of(q, k, v, out, lse, categories, soft_policy, scale),
-      tokens_of(grad_out), tokens_of(grad_q), tokens_of(grad_k), tokens_of(grad_v),
-      static_cast<const float*>(grad_lse.data_ptr()),
-      policy_grad ? static_cast<float*>(partials.data_ptr()) : nullptr,
-  };
+  const BackwardProblem problem = problem_of(q, k, v, out, lse, categories, soft_policy, scale, grad_out, grad_lse,
+                                             grad_q, grad_k, grad_v, partials);
   const cpu::Kernels& use = *kernels.load();
   torch::stable::parallel_for(0, batch * heads, 1, [&](int64_t begin, int64_t end) {
     const auto memory = workspace(use.backward_workspace(problem));
@@ -213,6 +142,9 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "The compiled backends of grm_kernels; importing it registers their operators.";
   m.attr("compiler") = __VERSION__;
   m.attr("built_with_torch") = GRM_BUILT_WITH_TORCH;
+#ifdef GRM_CUDA_ARCHITECTURES
+  m.attr("cuda_architectures") = GRM_CUDA_ARCHITECTURES;
+#endif
   m.def("instruction_sets", instruction_sets);
   m.def("instruction_set", [] { return kernels.load()->name; });
   m.def("set_instruction_set", set_instruction_set);

@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from . import __version__, cpu, explain
+from . import __version__, cpu, cuda, explain
 
 
 def main() -> None:
@@ -14,6 +14,9 @@ def main() -> None:
     if cpu.instruction_set():
         available = ", ".join(cpu.instruction_sets())
         print(f"instruction set:  {cpu.instruction_set()} (of {available}; {cpu.ENVIRONMENT_VARIABLE} selects)")
+    print(
+        f"CUDA kernels:     {'compiled for ' + ', '.join(cuda.ARCHITECTURES) if cuda.ARCHITECTURES else 'not compiled'}"
+    )
     for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         example = torch.empty(1, 1, 1, 64, device=device)
         name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()

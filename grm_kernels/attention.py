@@ -80,7 +80,7 @@ def category_attention(
         raise TypeError(f"backend: expected a name or None, got {type(backend).__name__}")
 
     needs_grad = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (q, k, v, policy))
-    backend = dispatch.choose(q, backend, needs_grad=needs_grad)
+    backend = dispatch.choose(q, backend, needs_grad=needs_grad, soft=soft)
     if backend == "reference":
         out, lse = reference.attention(q, k, v, categories, policy, soft=soft, scale=scale)
     else:

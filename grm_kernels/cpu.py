@@ -52,7 +52,7 @@ def set_instruction_set(name: str) -> None:
     _C.set_instruction_set(name)
 
 
-def not_supported_reasons(q: Tensor, *, needs_grad: bool) -> list[str]:
+def not_supported_reasons(q: Tensor, *, needs_grad: bool, soft: bool = False) -> list[str]:
     """What keeps the CPU kernels from serving a call with this q; nothing if they can."""
     reasons = []
     if unavailable:

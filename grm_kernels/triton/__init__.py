@@ -16,7 +16,7 @@ _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INSTALLED = importlib.util.find_spec("triton") is not None
 
 
-def not_supported_reasons(q: Tensor, *, needs_grad: bool) -> list[str]:
+def not_supported_reasons(q: Tensor, *, needs_grad: bool, soft: bool = False) -> list[str]:
     """What keeps the Triton kernels from serving a call with this q; nothing if they can."""
     reasons = []
     if not _INSTALLED:

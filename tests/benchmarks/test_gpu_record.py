@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -50,6 +51,20 @@ def test_floors_by_hand():
         assert floors["floor_operations_s"] == pytest.approx(2 * 3 * 2 * 16 * products / 1e9)
         tensors = 4 if run == PASSES[0] else 12
         assert floors["floor_bytes_s"] == pytest.approx(tensors * 2 * 3 * 80 * 16 * 4 / 1e6)
+
+
+@pytest.mark.parametrize(("file", "selection"), gpu_record.SANITIZED, ids=lambda value: Path(value).stem)
+def test_what_the_sanitizer_runs_exists(file, selection):
+    """A selection that names no test would end with an error on the day a GPU is there."""
+    selection = selection.replace("gpu-", "emulator-")
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-k", selection, file]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0 and "33" in result.stdout, result.stdout
+
+
+def test_conformance_output_is_read():
+    output = "ballot 0000000a ffffffff\nexp2 3f800000\n"
+    assert gpu_record.parse_conformance(output) == {"ballot": [10, 2**32 - 1], "exp2": [0x3F800000]}
 
 
 def test_without_a_gpu_it_says_so(monkeypatch, capsys):
