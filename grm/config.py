@@ -122,6 +122,9 @@ class HeadConfig(_Section):
 
     #: Channels of the first convolution of each branch; halved from each of the four to the next.
     channels: int = Field(256, gt=0, multiple_of=8)
+    #: New weights begin with this score in every cell. The published 1/2 is far from the few cells that are a centre: a
+    #: loss of 70 to unlearn, which pretrained encoders outlive.
+    score_prior: float = Field(0.5, gt=0, lt=1)
 
 
 class ModelConfig(_Section):

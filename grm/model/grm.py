@@ -44,7 +44,7 @@ class GRM(nn.Module):
         self.config = config
         self.prepared = False
         self.encoder = Encoder(config)
-        self.head = CenterHead(config.encoder.width, config.head.channels)
+        self.head = CenterHead(config.encoder.width, config.head.channels, config.head.score_prior)
 
     def template_tokens(self, template: Tensor) -> Tensor:
         """Tokens of templates, to be computed once for a target: (B, 3, h, w) as in `forward` to (B, N, width)."""

@@ -1,5 +1,6 @@
 """The centre head: from features of the search region to a box."""
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,10 +29,11 @@ class CenterHead(nn.Module):
     Args:
         width: channels of the features.
         channels: of the first block; halved from each to the next.
+        score_prior: score of every cell that new weights begin with, about.
 
     """
 
-    def __init__(self, width: int, channels: int):
+    def __init__(self, width: int, channels: int, score_prior: float = 0.5):
         super().__init__()
         self.center = _branch(width, channels, 1)
         self.size = _branch(width, channels, 2)
@@ -39,6 +41,8 @@ class CenterHead(nn.Module):
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
+        with torch.no_grad():
+            self.center[-1].bias += math.log(score_prior / (1 - score_prior))
 
     def forward(self, features: Tensor) -> HeadMaps:
         """Maps of features (B, width, F, F)."""

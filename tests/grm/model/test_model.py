@@ -366,3 +366,10 @@ def test_inference_compiles_to_one_graph(overrides):
         expected, actual = model(template, search), compiled(template, search)
     assert categories_of(actual) == categories_of(expected)
     torch.testing.assert_close(actual.boxes, expected.boxes)
+
+
+def test_new_weights_begin_with_the_prior_score():
+    torch.manual_seed(0)
+    for prior, low, high in ((0.5, 0.2, 0.8), (0.01, 0.002, 0.05)):
+        score = GRM(small_config(f"head.score_prior={prior}")).eval()(*images()).score_map
+        assert low < score.mean() < high
