@@ -1,6 +1,7 @@
 """Table and plot of a record; ``python -m benchmarks.report RECORD`` puts the table into the README.
 
-Records are made by `benchmarks.compare` (kind "cpu") and `benchmarks.gpu_record` (kind "gpu").
+Records are made by `benchmarks.compare` (kind "cpu"), `benchmarks.gpu_record` (kind "gpu") and `benchmarks.tracker`
+(kind "tracker").
 """
 
 import argparse
@@ -10,6 +11,13 @@ from pathlib import Path
 
 from benchmarks.machine import CPU_SOURCES, GPU_SOURCES, ROOT, source_hash
 from benchmarks.workload import FORWARD
+
+_TITLES = {
+    **dict.fromkeys(("cpu", "gpu"), "grm_kernels.category_attention against its baselines"),
+    "tracker": "The tracker, frame by frame",
+}
+# Forms of the tracker that compute what the fused one does.
+_SAME_ATTENTION = ("masked", "separate")
 
 
 def cells(record: dict) -> dict[tuple, dict[str, dict]]:
@@ -29,12 +37,17 @@ def baselines(record: dict) -> list[str]:
 
 def header(record: dict) -> list[str]:
     """Column titles."""
+    if record["kind"] == "tracker":
+        others = list(record["measurements"][0]["forms"])[1:]
+        return ["model", "dtype", "a frame", *others, "attention alone", *(f"{name} " for name in _SAME_ATTENTION)]
     scales = ["of torch.mm", "of copy"] if record["kind"] == "cpu" else ["of the floor"]
     return ["dtype", "pass", "N", "B", "share of S", "ours", *scales, *baselines(record)]
 
 
 def rows(record: dict) -> list[list[str]]:
     """A row for a workload: what it is, the time of our fastest backend, and each baseline's time over ours."""
+    if record["kind"] == "tracker":
+        return [_tracker_row(m) for m in record["measurements"]]
     result = []
     for (dtype, run, tokens, batch, share), by_name in cells(record).items():
         backends = [m for name, m in by_name.items() if name.startswith("ours")]
@@ -58,8 +71,41 @@ def rows(record: dict) -> list[list[str]]:
     return result
 
 
+def _tracker_row(measurement: dict) -> list[str]:
+    forms = measurement["forms"]
+    fused = forms["fused"]
+    return [
+        measurement["preset"],
+        measurement["dtype"],
+        f"{fused['total'] * 1e3:.3g} ms ({1 / fused['total']:.3g} fps)",
+        *(f"{form['total'] / fused['total']:.2f}x" for name, form in forms.items() if name != "fused"),
+        f"{fused['attention'] * 1e3:.3g} ms",
+        *(f"{forms[name]['attention'] / fused['attention']:.2f}x" for name in _SAME_ATTENTION),
+    ]
+
+
+def _tracker_caption(record: dict) -> str:
+    m = record["machine"]
+    parts = "; ".join(
+        f"{x['preset']} {x['dtype']}: "
+        + ", ".join(f"{name} {seconds / sum(x['parts'].values()):.0%}" for name, seconds in x["parts"].items())
+        for x in record["measurements"]
+    )
+    return (
+        f"{m['processor']}, {m['threads']} threads, torch {m['torch']}, {record['date']}. One target in a frame of "
+        "1280 x 720 that is in memory, pre- and post-processing included. `a frame`: the adaptive form (GRM) with "
+        "fused attention; right of it the time of the other forms over that, all in one run, in turn, medians. "
+        "masked, separate: the paper's two implementations of the same. two-stream, one-stream: the paper's Table 4, "
+        "without division. layers fixed: every second dividing layer all S (appendix C.2). New weights, brought to "
+        "half of the search tokens in S in every layer. `attention alone`: the operator on q, k, v of all layers. "
+        f"Where the time goes: {parts}."
+    )
+
+
 def caption(record: dict) -> str:
     """What the numbers are and where they come from."""
+    if record["kind"] == "tracker":
+        return _tracker_caption(record)
     m = record["machine"]
     common = "Columns on the right: time of the baseline over ours, both in the same run, every result checked. "
     if record["kind"] == "cpu":
@@ -89,7 +135,7 @@ def print_table(record: dict) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*header(record), title="grm_kernels.category_attention against its baselines")
+    table = Table(*header(record), title=_TITLES[record["kind"]])
     for row in rows(record):
         table.add_row(*row)
     console = Console()

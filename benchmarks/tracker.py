@@ -1,0 +1,68 @@
+"""The tracker in the paper's forms, frame by frame on a CPU: ``python -m benchmarks.tracker``."""
+
+import argparse
+import itertools
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import machine, report
+from grm.config import load_config
+from grm.model import GRM
+from grm.tracking.speed import balance_division, measure_forms, time_parts
+
+PRESETS = ("grm_b256", "grm_tiny")
+DTYPES = (torch.float32, torch.bfloat16)
+BOX = (600.0, 320.0, 80.0, 80.0)
+
+
+def measure(preset: str, dtype: torch.dtype, rounds: int) -> dict:
+    """One preset with new weights, brought to half of the search tokens in S, on a frame of 1280 x 720.
+
+    The form with layers fixed has every second dividing layer all S; the others go on dividing.
+    """
+    torch.manual_seed(0)
+    model = GRM(load_config(preset).model)
+    frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
+    balance_division(model, frame, BOX, 0.5)
+    fixed = dict.fromkeys(model.config.division_layers[::2], "S")
+    speeds = measure_forms(model, frame, BOX, dtype=dtype, fixed=fixed, rounds=rounds)
+    return {
+        "preset": preset,
+        "dtype": str(dtype).removeprefix("torch."),
+        "forms": {s.form: {**s._asdict(), "total": s.total} for s in speeds},
+        "parts": time_parts(model, frame, BOX, dtype=dtype),
+    }
+
+
+def run(presets: tuple[str, ...], rounds: int) -> dict:
+    """Measures all and returns the record."""
+    return {
+        "kind": "tracker",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine.describe(),
+        "rounds": rounds,
+        "measurements": [measure(preset, dtype, rounds) for preset, dtype in itertools.product(presets, DTYPES)],
+    }
+
+
+def main() -> None:
+    """Measures, prints the table, writes the record."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tracker", description=__doc__.splitlines()[0])
+    parser.add_argument("--preset", action="append", help="several times for several (default: grm_b256, grm_tiny)")
+    parser.add_argument("--rounds", type=int, default=40, help="frames of each form (default 40)")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the record")
+    options = parser.parse_args()
+    record = run(tuple(options.preset or PRESETS), options.rounds)
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "tracker_cpu.json"
+    path.write_text(json.dumps(record, indent=1) + "\n")
+    report.print_table(record)
+    print(f"record: {path}")
+
+
+if __name__ == "__main__":
+    main()
