@@ -38,8 +38,8 @@ def baselines(record: dict) -> list[str]:
 def header(record: dict) -> list[str]:
     """Column titles."""
     if record["kind"] == "tracker":
-        others = list(record["measurements"][0]["forms"])[1:]
-        return ["model", "dtype", "a frame", *others, "attention alone", *(f"{name} " for name in _SAME_ATTENTION)]
+        others = [name.removeprefix("fused, ") for name in record["measurements"][0]["forms"]][1:]
+        return ["model", "dtype", "a frame", *others, "attention alone", *(f"{name} alone" for name in _SAME_ATTENTION)]
     scales = ["of torch.mm", "of copy"] if record["kind"] == "cpu" else ["of the floor"]
     return ["dtype", "pass", "N", "B", "share of S", "ours", *scales, *baselines(record)]
 

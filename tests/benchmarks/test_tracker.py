@@ -9,7 +9,7 @@ def test_record_and_table(tmp_path):
     record = json.loads(json.dumps(tracker.run(("grm_tiny",), rounds=1)))
     assert [m["dtype"] for m in record["measurements"]] == ["float32", "bfloat16"]
     header, rows = report.header(record), report.rows(record)
-    assert header[3:8] == ["masked", "separate", "two-stream", "one-stream", "fused, layers fixed"]
+    assert header[3:8] == ["masked", "separate", "two-stream", "one-stream", "layers fixed"]
     assert all(len(row) == len(header) for row in rows)
     forms = record["measurements"][0]["forms"]
     assert rows[0][3] == f"{forms['masked']['total'] / forms['fused']['total']:.2f}x"
