@@ -91,6 +91,12 @@ def _tracker_caption(record: dict) -> str:
         + ", ".join(f"{name} {seconds / sum(x['parts'].values()):.0%}" for name, seconds in x["parts"].items())
         for x in record["measurements"]
     )
+    flips = "; ".join(
+        f"{x['preset']} {x['dtype']}: mean IoU of its boxes to float32's {x['agreement']['mean_iou']:.4f}, "
+        f"{x['agreement']['flips']:.2%} of the tokens divided differently"
+        for x in record["measurements"]
+        if x["dtype"] != "float32"
+    )
     return (
         f"{m['processor']}, {m['threads']} threads, torch {m['torch']}, {record['date']}. One target in a frame of "
         "1280 x 720 that is in memory, pre- and post-processing included. `a frame`: the adaptive form (GRM) with "
@@ -98,7 +104,7 @@ def _tracker_caption(record: dict) -> str:
         "masked, separate: the paper's two implementations of the same. two-stream, one-stream: the paper's Table 4, "
         "without division. layers fixed: every second dividing layer all S (appendix C.2). New weights, brought to "
         "half of the search tokens in S in every layer. `attention alone`: the operator on q, k, v of all layers. "
-        f"Where the time goes: {parts}."
+        f"Where the time goes: {parts}. On the same crops of a synthetic video, {flips}."
     )
 
 

@@ -10,16 +10,17 @@ import numpy as np
 import torch
 
 from benchmarks import machine, report
-from grm.config import load_config
+from grm.config import SyntheticConfig, load_config
+from grm.data.synthetic import HELD_OUT, synthetic_sequence
 from grm.model import GRM
-from grm.tracking.speed import balance_division, measure_forms, time_parts
+from grm.tracking.speed import balance_division, compare_dtypes, measure_forms, time_parts
 
 PRESETS = ("grm_b256", "grm_tiny")
 DTYPES = (torch.float32, torch.bfloat16)
 BOX = (600.0, 320.0, 80.0, 80.0)
 
 
-def measure(preset: str, dtype: torch.dtype, rounds: int) -> dict:
+def measure(preset: str, dtype: torch.dtype, rounds: int, frames: int) -> dict:
     """One preset with new weights, brought to half of the search tokens in S, on a frame of 1280 x 720.
 
     The form with layers fixed has every second dividing layer all S; the others go on dividing.
@@ -30,22 +31,27 @@ def measure(preset: str, dtype: torch.dtype, rounds: int) -> dict:
     balance_division(model, frame, BOX, 0.5)
     fixed = dict.fromkeys(model.config.division_layers[::2], "S")
     speeds = measure_forms(model, frame, BOX, dtype=dtype, fixed=fixed, rounds=rounds)
+    video = synthetic_sequence(SyntheticConfig(frames=frames), HELD_OUT)
+    images = (video.frame(index) for index in range(len(video)))
     return {
         "preset": preset,
         "dtype": str(dtype).removeprefix("torch."),
         "forms": {s.form: {**s._asdict(), "total": s.total} for s in speeds},
         "parts": time_parts(model, frame, BOX, dtype=dtype),
+        "agreement": compare_dtypes(model, images, video.boxes[0], dtype)._asdict(),
     }
 
 
-def run(presets: tuple[str, ...], rounds: int) -> dict:
-    """Measures all and returns the record."""
+def run(presets: tuple[str, ...], rounds: int, frames: int = 80) -> dict:
+    """Measures all, on `frames` of a synthetic video where dtypes are compared, and returns the record."""
     return {
         "kind": "tracker",
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine.describe(),
         "rounds": rounds,
-        "measurements": [measure(preset, dtype, rounds) for preset, dtype in itertools.product(presets, DTYPES)],
+        "measurements": [
+            measure(preset, dtype, rounds, frames) for preset, dtype in itertools.product(presets, DTYPES)
+        ],
     }
 
 

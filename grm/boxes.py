@@ -19,13 +19,16 @@ class BoxError(ValueError):
 
 
 def as_boxes(boxes: ArrayLike, name: str = "box") -> Boxes:
-    """Checks boxes: (..., 4), finite, with positive width and height.
+    """Checked copy of boxes: (..., 4), finite, with positive width and height.
 
     Raises:
         BoxError: they are not.
 
     """
-    array: NDArray[Any] = np.asarray(boxes, dtype=np.float64)
+    try:
+        array: NDArray[Any] = np.array(boxes, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BoxError(f"{name}: expected numbers x, y, width, height: {str(error).splitlines()[0]}") from None
     if array.ndim == 0 or array.shape[-1] != 4:
         raise BoxError(f"{name}: expected x, y, width, height in the last dimension, got shape {array.shape}")
     wrong = ~(np.isfinite(array).all(-1) & (array[..., 2:] > 0).all(-1))

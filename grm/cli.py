@@ -1,5 +1,6 @@
 """The `grm` command. A fault of the user's ends in one line for each thing that is wrong, and status 1."""
 
+import signal
 import sys
 
 import cv2
@@ -30,8 +31,13 @@ app.command()(training.train)
 app.add_typer(data.app, name="data")
 
 
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
 def main() -> None:
     """Runs the command line."""
+    signal.signal(signal.SIGTERM, _interrupt)  # what was tracked until then is kept, as with Ctrl-C
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be read is said by us, in one line
     try:
         app()

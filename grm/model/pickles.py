@@ -132,7 +132,7 @@ def _read_legacy(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:
+    except Exception:
         raise WeightsError(
-            f"{path}: not a checkpoint of torch.save, or one of before torch 1.6 with more than tensors in it: {error}"
+            f"{path}: not a checkpoint of torch.save, or one of before torch 1.6 with more than tensors in it"
         ) from None

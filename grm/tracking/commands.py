@@ -20,20 +20,32 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Table
 from rich.text import Text
 
-from ..boxes import BoxError, Boxes, as_boxes
-from ..config import ConfigError, load_config
+from grm_kernels import Category
+
+from ..boxes import Boxes
+from ..config import ConfigError
 from ..crop import Image, crop_image, crop_region
-from ..model import GRM, load_model, load_weights, normalize_images, save_weights
+from ..model import GRM, normalize_images, save_weights
+from .arguments import (
+    boxes_given,
+    check_outputs,
+    check_picture,
+    device_named,
+    faults_in,
+    fixed_layers,
+    layers_named,
+    load,
+    messages,
+    one_box_given,
+)
 from .attention import template_attention
 from .calibration import calibrate as find_fixed_layers
 from .calibration import fix_layers
 from .drawing import division_strip, draw_boxes, save_attention_picture, save_division_picture
-from .selection import select_box
 from .speed import balance_division, compare_dtypes, measure_forms, time_parts
 from .tracker import Track, Tracker
 from .video import VideoError, VideoWriter, open_frames
 
-_errors = Console(stderr=True, highlight=False)
 _output = Console(highlight=False)
 
 
@@ -94,23 +106,25 @@ def track(
     ] = False,
     layer: Layers = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
-    rate: Annotated[float | None, typer.Option(min=0.1, help="Frames per second of a folder of images.")] = None,
+    rate: Annotated[
+        float | None, typer.Option(min=0.1, max=1e4, help="Frames per second of a folder of images.")
+    ] = None,
     compile: CompileOption = False,
     cuda_graph: CudaGraph = False,
 ) -> None:
     """Follow targets through a video, and write what is seen as a video, a table, or both."""
     if output is None and csv_path is None:
         raise ConfigError("nothing to write: give --output, --csv or both")
-    if output is not None and output.resolve() == Path(source).resolve():
-        raise VideoError(f"{output}: is the source itself")
-    model = _load(weights, config, overrides)
-    layers = _layers(layer, model)
+    check_outputs([output, csv_path], source, weights)
+    model = load(weights, config, overrides)
+    layers = layers_named(layer, model) if show_division or layer else []
     frames = open_frames(source, None if rate is None else Fraction(rate).limit_denominator(1001))
     images = iter(frames) if limit is None else itertools.islice(frames, limit)
     first = next(images)
-    boxes = _boxes(box, source, first)
-    tracker = Tracker(model, device=_device(device), dtype=dtype.dtype, compile=compile, cuda_graph=cuda_graph)
-    tracker.initialize(first, boxes)
+    boxes = boxes_given(box, source, first)
+    tracker = _tracker(model, device, dtype, compile=compile, cuda_graph=cuda_graph)
+    with faults_in(source):
+        tracker.initialize(first, boxes)
 
     tracking_seconds, tracked = 0.0, 0
     fault = None
@@ -126,12 +140,13 @@ def track(
                     result = None
                 else:
                     start = time.perf_counter()
-                    result = tracker.track(image)
+                    with faults_in(f"{source}: frame {number}"):
+                        result = tracker.track(image)
                     tracking_seconds += time.perf_counter() - start
                 if table:
                     table.write(number, boxes if result is None else result.box, result and result.score)
                 if video:
-                    video.write(_draw(image, boxes, result, layers if show_division else (), tracker))
+                    video.write(_draw(image, boxes, result, layers, tracker))
                 tracked += 1
                 progress.advance(task)
         except VideoError as error:
@@ -140,7 +155,7 @@ def track(
             fault = VideoError(f"stopped by you after {tracked} frames")
     kept = " and ".join(str(path) for path in (output, csv_path) if path)
     speed = f", tracking alone at {(tracked - 1) / tracking_seconds:.1f} frames per second" if tracked > 1 else ""
-    _errors.print(f"{kept}: {tracked} frames{speed}")
+    messages.print(f"{kept}: {tracked} frames{speed}")
     if fault is not None:
         raise fault
 
@@ -155,11 +170,12 @@ def division(
     overrides: Overrides = None,
 ) -> None:
     """Picture the token division of every layer in one frame."""
-    tracker, template, image = _track_to(source, box, frame, _load(weights, config, overrides))
+    check_picture(output, source, weights)
+    tracker, template, image = _track_to(source, box, frame, load(weights, config, overrides))
     regions, crops = tracker.search_crops(image)
     result = tracker.accept(image, regions, tracker.locate(crops))
-    save_division_picture(output, template, crops[0], result.division[0])
-    _errors.print(f"{output}: frame {frame}, score {result.score[0]:.2f}")
+    save_division_picture(output, template, crops[0], result.division)
+    messages.print(f"{output}: frame {frame}, score {result.score:.2f}")
 
 
 def attention(
@@ -173,14 +189,15 @@ def attention(
     overrides: Overrides = None,
 ) -> None:
     """Picture what the template attends to in the search region, in chosen layers of one frame (default: all)."""
-    model = _load(weights, config, overrides)
-    layers = _layers(layer, model)
+    check_picture(output, source, weights)
+    model = load(weights, config, overrides)
+    layers = layers_named(layer, model)
     tracker, template, image = _track_to(source, box, frame, model)
     _, crops = tracker.search_crops(image)
     search = normalize_images(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
     maps = template_attention(tracker.network.model, tracker.template, search, layers)
     save_attention_picture(output, template, crops[0], maps[0], layers)
-    _errors.print(f"{output}: frame {frame}, layers {', '.join(map(str, layers))}")
+    messages.print(f"{output}: frame {frame}, layers {', '.join(map(str, layers))}")
 
 
 def calibrate(
@@ -195,18 +212,22 @@ def calibrate(
     dtype: PrecisionOption = Precision.float32,
 ) -> None:
     """Find the layers whose tokens are always all S or all A (appendix C.2), and what fixing them saves."""
-    model = _load(weights, config, overrides)
+    model = load(weights, config, overrides)
     if not model.config.division_layers:
         raise ConfigError(f"variant {model.config.division.variant} divides in no layer: there is nothing to fix")
+    if model.config.division.soft:
+        raise ConfigError("model.division.soft: its layers mix categories; there is nothing to fix")
+    check_outputs([output], weights, *sources)
     model = fix_layers(model, {})
-    tracker = Tracker(model, device=_device(device), dtype=dtype.dtype)
+    tracker = _tracker(model, device, dtype)
     divisions = []
     for source in sources:
         images = itertools.islice(open_frames(source), limit)
         first = next(images)
-        target = _boxes(box, source, first)[:1]
-        tracker.initialize(first, target)
-        divisions += [tracker.track(image).division[0] for image in images]
+        target = one_box_given(box, source, first)
+        with faults_in(source):
+            tracker.initialize(first, target)
+            divisions += [tracker.track(image).division for image in images]
     if not divisions:
         raise VideoError("the sources hold one frame each: nothing was tracked")
     found = find_fixed_layers(np.stack(divisions), model.config)
@@ -219,15 +240,16 @@ def calibrate(
     if not found.fixed:
         _output.print("No layer is always all S or all A.")
         return
-    speeds = {
-        s.form: s
-        for s in measure_forms(model, first, target, device=_device(device), dtype=dtype.dtype, fixed=found.fixed)
-    }
-    saving = 1 - speeds["fused, layers fixed"].model / speeds["fused"].model
-    _output.print(f"Fixing them saves {saving:.1%} of the network's time: --set 'model.division.fixed={found.fixed}'")
     if output is not None:
         save_weights(fix_layers(model, found.fixed), output)
-        _errors.print(f"{output}: weights with these layers fixed")
+        messages.print(f"{output}: weights with these layers fixed")
+    speeds = {
+        s.form: s
+        for s in measure_forms(model, first, target, device=device_named(device), dtype=dtype.dtype, fixed=found.fixed)
+    }
+    saving = 1 - speeds["fused, layers fixed"].model / speeds["fused"].model
+    told = f"Fixing them saves {saving:.1%} of the network's time: --set 'model.division.fixed={found.fixed}'"
+    _output.print(told, soft_wrap=True)
 
 
 def speed(
@@ -251,18 +273,22 @@ def speed(
     output: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
 ) -> None:
     """Time the tracker with fused, masked and separate attention, and as two-stream and one-stream form."""
-    model = _load(weights, config, overrides)
+    model = load(weights, config, overrides)
+    settings = model.config.division
+    if settings.soft:
+        raise ConfigError("model.division.soft: separate attention needs decisions, so it cannot be compared")
+    check_outputs([output], source, weights)
     frame, target = _speed_frame(source, box)
-    if weights is None and model.config.division_layers:
+    if weights is None and settings.variant in ("sa", "ts") and settings.ratio is None:
         balance_division(model, frame, target, share)
-    fixed = None if fix is None else _fixed(fix)
-    options = {"device": _device(device), "dtype": dtype.dtype}
+    fixed = None if fix is None else fixed_layers(fix, model)
+    options = {"device": device_named(device), "dtype": dtype.dtype}
     speeds = measure_forms(
         model, frame, np.repeat(target[None], targets, 0), **options,
         compile=compile, cuda_graph=cuda_graph, fixed=fixed, rounds=rounds,
     )  # fmt: skip
     fused = speeds[0]
-    where = f"{_device(device)}, {torch.get_num_threads()} threads, {dtype.value}, torch {torch.__version__}"
+    where = f"{device_named(device)}, {torch.get_num_threads()} threads, {dtype.value}, torch {torch.__version__}"
     table = Table(title=f"Milliseconds for a frame of {targets} target(s); {where}", title_justify="left")
     columns = ("pre", "network", "post", "frames/s", "of fused", "attention", "of fused")
     for name in ("form", *columns):
@@ -277,15 +303,16 @@ def speed(
             f"{s.attention / fused.attention:.2f}x",
         )
     _output.print(table)
-    record = {"machine": platform.machine(), "where": where, "targets": targets, "share": share, "fixed": fixed}
+    record = {"machine": platform.machine(), "where": where, "targets": targets, "fixed": fixed}
+    record["share_s"] = _share_of_s(model, frame, target)
     record["forms"] = [{**s._asdict(), "total": s.total} for s in speeds]
-    if _device(device) == "cpu":
+    if device_named(device) == "cpu":
         parts = time_parts(model, frame, target, dtype=dtype.dtype)
         record["parts"] = parts
         whole = sum(parts.values())
         listed = ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts.items())
         _output.print(f"Where the time goes (fused): {listed}")
-    if source is not None and dtype is not Precision.float32:
+    if source is not None and dtype is not Precision.float32 and open_frames(source).length != 1:
         agreement = compare_dtypes(model, itertools.islice(open_frames(source), 200), target, dtype.dtype)
         record["agreement"] = agreement._asdict()
         _output.print(
@@ -296,89 +323,46 @@ def speed(
         output.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
 
 
-def _load(weights: Path | None, config: str | None, overrides: Iterable[str] | None) -> GRM:
-    overrides = list(overrides or ())
-    if weights is None and config is None:
-        raise ConfigError("no model: give --weights FILE, or --config PRESET for new, untrained weights")
-    if config is None and weights.suffix == ".safetensors":
-        return load_model(weights, overrides)
-    if config is None:
-        raise ConfigError(f"{weights}: a published checkpoint does not hold its configuration: give --config too")
-    torch.manual_seed(0)
-    model = GRM(load_config(config, overrides).model).eval()
-    if weights is None:
-        _errors.print("no --weights: these are new, untrained ones, which follow nothing")
-    else:
-        load_weights(model, weights)
-    return model
+def _share_of_s(model: GRM, frame: Image, box: Boxes) -> float:
+    """Of the search tokens in the layers that divide; of all layers where none does."""
+    tracker = Tracker(model)
+    tracker.initialize(frame, box)
+    divisions = tracker.track(frame).division
+    layers = [number - 1 for number in model.config.division_layers]
+    return float((divisions[layers or slice(None)] == Category.S).mean())
 
 
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise ConfigError(f"--device {name}: {str(error).splitlines()[0]}") from None
-    return name
-
-
-def _layers(layers: list[int] | None, model: GRM) -> list[int]:
-    depth = model.config.encoder.depth
-    for number in layers or ():
-        if not 1 <= number <= depth:
-            raise ConfigError(f"--layer: expected a number from 1 to {depth}, got {number}")
-    return layers or list(model.config.division_layers) or list(range(1, depth + 1))
-
-
-def _boxes(texts: list[str] | None, source: str, frame: Image) -> Boxes:
-    """(M, 4)."""
-    if texts:
-        return np.stack([_box(text, f"--box {text}") for text in texts])
-    given = Path(source) / "groundtruth.txt"
-    if given.is_file():
-        line = given.read_text(encoding="utf-8").partition("\n")[0]
-        return _box(line, str(given))[None]
-    return select_box(frame)[None]
-
-
-def _box(text: str, name: str) -> Boxes:
-    try:
-        numbers = [float(part) for part in text.replace(",", " ").split()]
-    except ValueError:
-        numbers = []
-    if len(numbers) != 4:
-        raise BoxError(f"{name}: expected four numbers x,y,w,h")
-    return as_boxes(numbers, name)
-
-
-def _fixed(text: str) -> dict[int, str]:
-    return load_config("grm_b256", [f"model.division.fixed={text}"]).model.division.fixed
+def _tracker(model: GRM, device: str, dtype: Precision, *, compile: bool = False, cuda_graph: bool = False) -> Tracker:
+    name = device_named(device)
+    if cuda_graph and not name.startswith("cuda"):
+        raise ConfigError(f"--cuda-graph: needs a CUDA device, got {name}")
+    return Tracker(model, device=name, dtype=dtype.dtype, compile=compile, cuda_graph=cuda_graph)
 
 
 def _track_to(source: str, box: list[str] | None, number: int, model: GRM) -> tuple[Tracker, Image, Image]:
     """A tracker that has seen the frames before a number, its template crop, and the frame of that number."""
     images = itertools.islice(open_frames(source), number + 1)
     tracker = Tracker(model)
-    for index, image in enumerate(images):
-        if index == 0:
-            boxes = _boxes(box, source, image)[:1]
-            tracker.initialize(image, boxes)
-            crop = tracker.config.template
-            template = crop_image(image, crop_region(boxes[0], crop.factor), crop.size)
-        elif index == number:
-            return tracker, template, image
-        else:
-            tracker.track(image)
+    with faults_in(source):
+        for index, image in enumerate(images):
+            if index == 0:
+                target = one_box_given(box, source, image)
+                tracker.initialize(image, target)
+                crop = tracker.config.template
+                template = crop_image(image, crop_region(target, crop.factor), crop.size)
+            elif index == number:
+                return tracker, template, image
+            else:
+                tracker.track(image)
     raise VideoError(f"{source}: has {index + 1} frames, there is no frame {number} (the first is 0)")
 
 
 def _speed_frame(source: str | None, box: list[str] | None) -> tuple[Image, Boxes]:
     if source is not None:
         frame = next(iter(open_frames(source)))
-        return frame, _boxes(box, source, frame)[0]
+        return frame, one_box_given(box, source, frame)
     frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
-    return frame, np.array([600.0, 320.0, 80.0, 80.0]) if not box else _boxes(box, "", frame)[0]
+    return frame, np.array([600.0, 320.0, 80.0, 80.0]) if not box else one_box_given(box, "", frame)
 
 
 def _draw(image: Image, boxes: Boxes, result: Track | None, layers: Iterable[int], tracker: Tracker) -> Image:
@@ -405,7 +389,7 @@ class _BoxTable:
 
     def __enter__(self) -> "_BoxTable":
         try:
-            self._file = self._path.open("w", newline="", encoding="utf-8")
+            self._file = self._path.open("w", newline="", encoding="utf-8", buffering=1)
         except OSError as error:
             raise VideoError(f"{self._path}: cannot be written: {error.strerror}") from None
         self._writer = csv.writer(self._file)
@@ -435,5 +419,5 @@ def _progress() -> Progress:
         TextColumn("{task.completed:.0f}/{task.total}"),
         _Rate(),
         TimeRemainingColumn(),
-        console=_errors,
+        console=messages,
     )

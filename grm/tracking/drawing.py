@@ -75,7 +75,8 @@ def division_strip(
         (strip height, width, 3).
 
     """
-    side = min(frame.shape[1] // len(layers), 192)
+    side = max(1, min(frame.shape[1] // len(layers), 192))
+    layers = layers[: frame.shape[1] // side]
     strip = np.zeros((len(regions) * (side + _LABEL_HEIGHT), frame.shape[1], 3), dtype=np.uint8)
     for row, (region, division) in enumerate(zip(regions, divisions, strict=True)):
         crop = crop_image(frame, region, side)

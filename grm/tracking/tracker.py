@@ -12,6 +12,9 @@ from ..crop import CropRegion, Image, Mapping, crop_image, crop_region
 from ..model import GRM
 from .network import Located, TrackingNetwork
 
+# Square roots of the areas of boxes that can be cropped, in pixels: OpenCV's images have sides below 2^15.
+_SMALLEST, _LARGEST = 1e-3, 4000
+
 
 class Track(NamedTuple):
     """One target in one frame; of several targets given as a batch of M, every field has M in front."""
@@ -80,7 +83,7 @@ class Tracker:
             box: (4,) x, y, width, height in pixels of the frame, or (M, 4) for several targets. Edges may be crossed.
 
         Raises:
-            BoxError: not such boxes, or one wholly outside of the frame.
+            BoxError: not such boxes, one of which nothing can be seen in the frame, or one too large or small to crop.
             ValueError: not such a frame.
             TypeError: the frame is not a uint8 array.
 
@@ -97,11 +100,25 @@ class Tracker:
             raise BoxError(
                 f"box: expected it in the frame of {width} x {height} pixels, got x, y, width, height = {first}"
             )
-        self._one_target = boxes.ndim == 1
-        self.boxes = np.atleast_2d(boxes)
         crop = self.config.template
-        templates = [crop_image(frame, crop_region(box, crop.factor), crop.size) for box in self.boxes]
+        targets = np.atleast_2d(boxes)
+        regions = [self._template_region(target, width, height) for target in targets]
+        templates = [crop_image(frame, region, crop.size) for region in regions]
         self.template = self.network.template_tokens(templates)
+        self.boxes = targets
+        self._one_target = boxes.ndim == 1
+
+    def _template_region(self, box: Boxes, width: int, height: int) -> CropRegion:
+        area = float(box[2]) * float(box[3])
+        if not _SMALLEST**2 <= area <= _LARGEST**2:
+            raise BoxError(
+                f"box: expected a square root of the area from {_SMALLEST} to {_LARGEST} pixels, got x, y, width, "
+                f"height = {box.tolist()}"
+            )
+        region = crop_region(box, self.config.template.factor)
+        if not region.holds_pixels(width, height):
+            raise BoxError(f"box: its crop shows nothing of the frame of {width} x {height} pixels: {box.tolist()}")
+        return region
 
     def track(self, frame: Image) -> Track:
         """Finds the target in the next frame.

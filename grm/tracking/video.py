@@ -14,6 +14,8 @@ from av.video.stream import VideoStream
 
 from ..crop import Image
 
+# What a file says of its own length may be off by so many seconds; more is missing only where it was cut short.
+_SLACK = 0.2
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
@@ -47,12 +49,16 @@ def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
         VideoError: there is no such thing, or it holds no frames.
 
     """
-    if str(source).isdecimal() and not Path(source).exists():
-        return CameraFrames(int(source))
     path = Path(source)
-    if not path.exists():
-        raise VideoError(f"{source}: no such file or folder")
-    return FolderFrames(path, rate or Fraction(30)) if path.is_dir() else VideoFrames(path)
+    if path.is_dir():
+        return FolderFrames(path, rate or Fraction(30))
+    if rate is not None:
+        raise VideoError(f"{source}: only a folder of images is given a rate")
+    if path.exists():
+        return VideoFrames(path)
+    if str(source).isdecimal() and len(str(source)) < 4:
+        return CameraFrames(int(source))
+    raise VideoError(f"{source}: no such file or folder")
 
 
 class VideoFrames:
@@ -82,8 +88,7 @@ class VideoFrames:
                 raise VideoError(f"{self.path}: broken after {count} frames: {error.strerror}") from None
         if count == 0:
             raise VideoError(f"{self.path}: holds no frame that can be read")
-        # What a file says of its own length may be a little off; this is for those cut short.
-        if self._end is not None and end < self._end - 1:
+        if self._end is not None and end < self._end - _SLACK:
             raise VideoError(f"{self.path}: truncated: {end:.1f} of {self._end:.1f} seconds, {count} frames")
 
     def _open(self) -> av.container.InputContainer:
@@ -99,7 +104,8 @@ class FolderFrames:
     def __init__(self, path: Path, rate: Fraction):
         self.name = path.resolve().name
         self.rate = rate
-        self.paths = sorted((p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES), key=_natural)
+        images = (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+        self.paths = sorted(filter(Path.is_file, images), key=_natural)
         self.length = len(self.paths)
         if not self.paths:
             raise VideoError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
@@ -204,9 +210,14 @@ def _video_stream(container: av.container.InputContainer, path: Path) -> VideoSt
 
 
 def _expected_end(container: av.container.InputContainer, stream: VideoStream) -> float | None:
-    """When the last frame should end, in seconds; None where the file does not say."""
+    """When the last frame should end, in seconds; None where the file does not say, as in a transport stream."""
+    if container.format.name == "mpegts":  # its duration is that of what is there
+        return None
     if stream.duration is not None:
         return float(stream.duration * stream.time_base)
+    if match := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
+        hours, minutes, seconds = map(float, match.groups())
+        return 3600 * hours + 60 * minutes + seconds
     if container.duration is not None and len(container.streams) == 1:  # of the longest stream
         return container.duration / av.time_base
     return None

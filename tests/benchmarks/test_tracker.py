@@ -6,7 +6,7 @@ from benchmarks import report, tracker
 
 
 def test_record_and_table(tmp_path):
-    record = json.loads(json.dumps(tracker.run(("grm_tiny",), rounds=1)))
+    record = json.loads(json.dumps(tracker.run(("grm_tiny",), rounds=1, frames=20)))
     assert [m["dtype"] for m in record["measurements"]] == ["float32", "bfloat16"]
     header, rows = report.header(record), report.rows(record)
     assert header[3:8] == ["masked", "separate", "two-stream", "one-stream", "layers fixed"]

@@ -132,6 +132,11 @@ def test_first_box_of_a_folder_with_ground_truth(grm, weights, folder, tmp_path)
         ({"--csv": "no/such/out.csv"}, "out.csv: cannot be written"),
         ({"--output": "out.xyz"}, "out.xyz: cannot be written as a video"),
         ({"--layer": "9"}, "--layer: expected a number from 1 to 4, got 9"),
+        ({"--csv": "."}, "cannot be written: it is a folder"),
+        ({"--device": "meta"}, "--device meta: expected cpu or cuda"),
+        ({"--box": "1e-200,1,1e-200,1e-200"}, "expected a square root of the area from"),
+        ({"--box": "0,0,1e300,1e300"}, "expected a square root of the area from"),
+        ({"--box": "119.5,1,0.3,0.3"}, "its crop shows nothing of the frame"),
     ],
 )
 def test_bad_input_ends_in_one_line(grm, weights, folder, tmp_path, monkeypatch, change, message):
@@ -143,16 +148,78 @@ def test_bad_input_ends_in_one_line(grm, weights, folder, tmp_path, monkeypatch,
     assert_one_line(err, message)
 
 
+def test_frames_too_small_to_track_in(grm, weights, tmp_path):
+    (tmp_path / "small").mkdir()
+    cv2.imwrite(str(tmp_path / "small" / "0.png"), np.zeros((8, 8, 3), np.uint8))
+    arguments = ("track", tmp_path / "small", "--weights", weights, "--box", "1,1,4,4", "--csv", tmp_path / "out.csv")
+    status, _, err = grm(*arguments)
+    assert status == 1
+    assert_one_line(err, "10 pixels or more each way")
+
+
+def test_weights_that_are_none(grm, folder, tmp_path):
+    arguments = ("track", folder, "--weights", folder / "0.png", "--config", "grm_tiny", "--csv", tmp_path / "out.csv")
+    status, _, err = grm(*arguments, "--box", "40,30,20,13")
+    assert status == 1 and len([line for line in err.splitlines() if line.startswith("grm: ")]) == 1
+    assert_one_line(err, "0.png: not a checkpoint of torch.save")
+
+
+def test_graph_without_a_gpu(grm, weights, folder, tmp_path):
+    arguments = ("track", folder, "--weights", weights, "--box", "40,30,20,13", "--csv", tmp_path / "out.csv")
+    status, _, err = grm(*arguments, "--cuda-graph")
+    assert status == 1
+    assert_one_line(err, "--cuda-graph: needs a CUDA device")
+
+
+def test_what_was_tracked_before_broken_weights_is_kept(grm, folder, tmp_path):
+    model = small_model()
+    model.head.size[-1].bias.data.fill_(float("nan"))
+    save_weights(model, tmp_path / "nan.safetensors")
+    table = tmp_path / "out.csv"
+    status, _, err = grm(
+        "track", folder, "--weights", tmp_path / "nan.safetensors", "--box", "40,30,20,13", "--csv", table
+    )
+    assert status == 1 and len(rows_of(table)) == 1
+    assert_one_line(err, "frame 1: the network gave boxes that are not finite")
+
+
+def test_soft_layers_are_not_fixed_or_compared(grm, folder, tmp_path):
+    save_weights(small_model("division.soft=true"), tmp_path / "soft.safetensors")
+    for command in ("calibrate", "speed"):
+        status, _, err = grm(command, folder, "--weights", tmp_path / "soft.safetensors", "--box", "40,30,20,13")
+        assert status == 1
+        assert_one_line(err, "model.division.soft")
+
+
+def test_one_target_where_one_is_shown(grm, weights, folder):
+    boxes = ("--box", "40,30,20,13", "--box", "1,1,9,9")
+    status, _, err = grm("division", folder, "--weights", weights, *boxes, "--output", folder.parent / "d.png")
+    assert status == 1
+    assert_one_line(err, "expected one target here, got 2")
+    status, _, err = grm("division", folder, "--weights", weights, *boxes[:2], "--output", folder.parent / "d.txt")
+    assert status == 1
+    assert_one_line(err, "expected a picture to write, .png")
+
+
 def test_unknown_options_are_named(grm, folder):
     status, _, err = grm("track", folder, "--bocks", "1,2,3,4")
     assert status == 2 and "--bocks" in err and "Traceback" not in err
 
 
-def test_output_over_the_source_is_refused(grm, weights, clip):
-    before = clip.read_bytes()
-    status, _, err = grm("track", clip, "--weights", weights, "--box", "40,30,20,13", "--output", clip)
+@pytest.mark.parametrize("command", ["track", "track --csv", "calibrate", "speed"])
+def test_what_is_read_is_not_written_over(grm, weights, clip, command):
+    before, command = clip.read_bytes(), [*command.split(), "--output"][:2]
+    status, _, err = grm(command[0], clip, "--weights", weights, "--box", "40,30,20,13", command[1], clip)
     assert status == 1 and clip.read_bytes() == before
-    assert_one_line(err, "is the source itself")
+    assert_one_line(err, "is read from, or written twice")
+
+
+def test_ground_truth_is_not_written_over(grm, weights, folder):
+    given = folder / "groundtruth.txt"
+    given.write_text("40,30,20,13\n")
+    status, _, err = grm("track", folder, "--weights", weights, "--csv", given)
+    assert status == 1 and given.read_text() == "40,30,20,13\n"
+    assert_one_line(err, "is read from, or written twice")
 
 
 def test_what_was_tracked_before_a_fault_is_kept(grm, weights, folder, tmp_path):

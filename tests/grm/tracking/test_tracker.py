@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from grm.boxes import BoxError
 from grm.model import normalize_images
 from grm.tracking import Tracker
 
@@ -130,6 +131,25 @@ def test_initializing_again_forgets_the_first_target():
     for tracker in (fresh, used):
         tracker.initialize(frames[1], (40, 30, 20, 20))
     assert np.array_equal(fresh.track(frames[2]).box, used.track(frames[2]).box)
+
+
+def test_boxes_of_the_caller_are_copied():
+    frames, boxes = noise_frames(2), np.array([[40.0, 30.0, 20.0, 13.0]])
+    tracker = Tracker(small_model())
+    tracker.initialize(frames[0], boxes)
+    boxes[:] = 500
+    assert tracker.boxes.tolist() == [[40, 30, 20, 13]]
+
+
+def test_a_bad_box_leaves_the_tracker_as_it_was():
+    frames = noise_frames(2)
+    tracker = Tracker(small_model())
+    tracker.initialize(frames[0], (40, 30, 20, 13))
+    for box in ((0, 0, 1e300, 1e300), "abcd", [(1, 2), (3,)], (119.9, 1, 0.1, 0.1)):
+        with pytest.raises(BoxError):
+            tracker.initialize(frames[1], box)
+    assert tracker.boxes.tolist() == [[40, 30, 20, 13]]
+    tracker.track(frames[1])
 
 
 def test_template_is_embedded_once():

@@ -85,11 +85,41 @@ def test_truncated_video_gives_what_it_has_and_then_says_so(tmp_path, name, opti
     assert_same(got, expected[: len(got)])
 
 
+@pytest.mark.parametrize("kept", [0.5, 0.8])
+def test_truncated_video_with_sound(tmp_path, kept):
+    expected = np.random.default_rng(0).integers(0, 256, (75, 48, 64, 3), dtype=np.uint8)
+    path = tmp_path / "sound.mkv"
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("libx264", rate=RATE, options={"g": "10"})
+        video.width, video.height, video.pix_fmt = 64, 48, "yuv444p"
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        for frame in expected:
+            container.mux(video.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 320), np.int16), format="s16", layout="mono")
+            samples.sample_rate = 8000
+            container.mux(sound.encode(samples))
+        container.mux(video.encode(None))
+        container.mux(sound.encode(None))
+    assert len(list(open_frames(path))) == 75
+    path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
+    got = []
+    with pytest.raises(VideoError, match=r"sound\.mkv: (truncated|broken after)"):
+        collect(open_frames(path), got)
+    assert 0.7 * kept * 75 < len(got) < 75
+
+
+def test_rate_is_for_folders(tmp_path):
+    with pytest.raises(VideoError, match="only a folder of images is given a rate"):
+        open_frames(write(tmp_path / "clip.mp4", numbered_frames(2)), Fraction(10))
+
+
 def test_folder_in_natural_order(tmp_path):
     expected = numbered_frames(12)
     for i, frame in enumerate(expected):
         cv2.imwrite(str(tmp_path / f"img{i}.png"), frame[..., ::-1])
     (tmp_path / "groundtruth.txt").write_text("1,2,3,4\n")
+    (tmp_path / "._0.png").write_bytes(b"what a Mac leaves")
+    (tmp_path / "2.png").mkdir()
     frames = open_frames(tmp_path, Fraction(10))
     assert (frames.name, frames.rate, frames.length) == (tmp_path.name, 10, 12)
     assert all(np.array_equal(frame, other) for frame, other in zip(frames, expected, strict=True))
