@@ -199,3 +199,11 @@ def test_unknown_preset_and_unreadable_files(tmp_path):
     path.write_bytes(b"\xff\xfe\x00\x9f")
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         load_config(path)
+
+
+def test_unknown_key_of_a_data_set_is_answered_with_the_valid_ones():
+    values = {"data": {"train": {"mine": {"kind": "folder", "root": "x", "wieght": 2}}}}
+    with pytest.raises(
+        ConfigError, match=r"data\.train\.mine\.wieght: unknown key, did you mean 'weight'\?; valid here: kind, root"
+    ):
+        parse_config(values)
