@@ -6,18 +6,16 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from benchmarks import machine, report
 from grm.config import SyntheticConfig, load_config
 from grm.data.synthetic import HELD_OUT, synthetic_sequence
 from grm.model import GRM
-from grm.tracking.speed import balance_division, compare_dtypes, measure_forms, time_parts
+from grm.tracking.speed import balance_division, compare_dtypes, measure_forms, noise_scene, time_parts
 
 PRESETS = ("grm_b256", "grm_tiny")
 DTYPES = (torch.float32, torch.bfloat16)
-BOX = (600.0, 320.0, 80.0, 80.0)
 
 
 def measure(preset: str, dtype: torch.dtype, rounds: int, frames: int) -> dict:
@@ -27,17 +25,17 @@ def measure(preset: str, dtype: torch.dtype, rounds: int, frames: int) -> dict:
     """
     torch.manual_seed(0)
     model = GRM(load_config(preset).model)
-    frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
-    balance_division(model, frame, BOX, 0.5)
+    frame, box = noise_scene()
+    balance_division(model, frame, box, 0.5)
     fixed = dict.fromkeys(model.config.division_layers[::2], "S")
-    speeds = measure_forms(model, frame, BOX, dtype=dtype, fixed=fixed, rounds=rounds)
+    speeds = measure_forms(model, frame, box, dtype=dtype, fixed=fixed, rounds=rounds)
     video = synthetic_sequence(SyntheticConfig(frames=frames), HELD_OUT)
     images = (video.frame(index) for index in range(len(video)))
     return {
         "preset": preset,
         "dtype": str(dtype).removeprefix("torch."),
         "forms": {s.form: {**s._asdict(), "total": s.total} for s in speeds},
-        "parts": time_parts(model, frame, BOX, dtype=dtype),
+        "parts": time_parts(model, frame, box, dtype=dtype),
         "agreement": compare_dtypes(model, images, video.boxes[0], dtype)._asdict(),
     }
 

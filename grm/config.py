@@ -153,6 +153,10 @@ class ModelConfig(_Section):
             raise ValueError("division.soft: separate attention needs decisions; use attention fused or masked")
         return self
 
+    def with_overrides(self, overrides: Sequence[str], *, name: str = "configuration") -> "ModelConfig":
+        """A changed copy of it, checked; arguments and errors as of `parse_config`."""
+        return parse_config({"model": self.model_dump(mode="json")}, overrides, name=name).model
+
     @property
     def division_layers(self) -> tuple[int, ...]:
         """The layers with a division module, counted from 1."""

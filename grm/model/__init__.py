@@ -1,7 +1,7 @@
 """The GRM model: `GRM`, what it gives (`Prediction`, `Division`), and its weights."""
 
 from .division import Division
-from .grm import GRM, Prediction
+from .grm import GRM, Prediction, reconfigured
 from .head import HeadMaps, decode_boxes
 from .images import normalize_images
 from .pickles import WeightsError
@@ -18,5 +18,6 @@ __all__ = [
     "load_pretrained_encoder",
     "load_weights",
     "normalize_images",
+    "reconfigured",
     "save_weights",
 ]

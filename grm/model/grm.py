@@ -1,6 +1,7 @@
 """GRM: encoder and centre head."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -116,6 +117,23 @@ class GRM(nn.Module):
         if self.prepared:
             raise RuntimeError("a prepared model stays as it is: give device and dtype to prepare_inference")
         return super()._apply(*args, **kwargs)
+
+
+def reconfigured(model: GRM, overrides: Sequence[str]) -> GRM:
+    """A copy of a model in evaluation mode, on its device, with another configuration and those weights that it has.
+
+    Args:
+        model: not prepared for inference.
+        overrides: as of `grm.config.load_config`: "model.encoder.attention=masked".
+
+    Raises:
+        ConfigError: the configuration with its overrides is not valid.
+
+    """
+    copied = GRM(model.config.with_overrides(overrides))
+    weights = model.state_dict()
+    copied.load_state_dict({name: weights[name] for name in copied.state_dict()})
+    return copied.to(next(model.parameters()).device).eval()
 
 
 def _check_images(name: str, images: Tensor, size: int) -> None:

@@ -9,14 +9,13 @@ import torch
 from rich.console import Console
 
 from ..boxes import BoxError, Boxes, as_boxes
-from ..config import ConfigError, load_config, parse_config
+from ..config import ConfigError, load_config
 from ..crop import Image
+from ..data.folder import BOXES
 from ..model import GRM, load_model, load_weights
 from .selection import select_box
 from .video import VideoError
 
-# The first line of this file in a folder of images is the box of the first frame.
-_FIRST_BOX = "groundtruth.txt"
 _PICTURES = (".png", ".pdf", ".svg")
 #: Standard error.
 messages = Console(stderr=True, highlight=False)
@@ -68,7 +67,7 @@ def boxes_given(texts: list[str] | None, source: str, frame: Image) -> Boxes:
     """(M, 4): --box, or the first line of the folder's groundtruth.txt, or drawn by the user."""
     if texts:
         return np.stack([_box(text, f"--box {text}") for text in texts])
-    given = Path(source) / _FIRST_BOX
+    given = Path(source) / BOXES
     if given.is_file():
         line = given.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].strip()
         return _box(line, f"{given}: {line!r}")[None]
@@ -85,8 +84,7 @@ def one_box_given(texts: list[str] | None, source: str, frame: Image) -> Boxes:
 
 def fixed_layers(text: str, model: GRM) -> dict[int, str]:
     """What --fix says, checked against the model."""
-    values = {"model": model.config.model_dump(mode="json")}
-    return parse_config(values, [f"model.division.fixed={text}"], name="--fix").model.division.fixed
+    return model.config.with_overrides([f"model.division.fixed={text}"], name="--fix").division.fixed
 
 
 @contextmanager
@@ -103,7 +101,7 @@ def faults_in(what: str) -> Iterator[None]:
 def check_outputs(outputs: Iterable[Path | None], *inputs: str | Path | None) -> None:
     """Before any work: can they be written, and does nothing that is read lie there?"""
     taken = {Path(path).resolve() for path in inputs if path is not None}
-    taken |= {path / _FIRST_BOX for path in taken}
+    taken |= {path / BOXES for path in taken}
     for output in filter(None, outputs):
         if output.resolve() in taken:
             raise ConfigError(f"{output}: is read from, or written twice")

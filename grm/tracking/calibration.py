@@ -7,8 +7,8 @@ from numpy.typing import NDArray
 
 from grm_kernels import Category
 
-from ..config import ModelConfig, parse_config
-from ..model import GRM
+from ..config import ModelConfig
+from ..model import GRM, reconfigured
 
 
 class Calibration(NamedTuple):
@@ -56,8 +56,4 @@ def fix_layers(model: GRM, fixed: dict[int, str]) -> GRM:
         fixed: layer, counted from 1, to "S" or "A"; replaces what the model had.
 
     """
-    values = model.config.model_dump(mode="json")
-    values["division"]["fixed"] = fixed
-    copy = GRM(parse_config({"model": values}).model)
-    copy.load_state_dict(model.state_dict())
-    return copy.to(next(model.parameters()).device).eval()
+    return reconfigured(model, [f"model.division.fixed={fixed}"])

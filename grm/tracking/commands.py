@@ -25,7 +25,7 @@ from grm_kernels import Category
 from ..boxes import Boxes
 from ..config import ConfigError
 from ..crop import Image, crop_image, crop_region
-from ..model import GRM, normalize_images, save_weights
+from ..model import GRM, save_weights
 from .arguments import (
     boxes_given,
     check_outputs,
@@ -42,7 +42,7 @@ from .attention import template_attention
 from .calibration import calibrate as find_fixed_layers
 from .calibration import fix_layers
 from .drawing import division_strip, draw_boxes, save_attention_picture, save_division_picture
-from .speed import balance_division, compare_dtypes, measure_forms, time_parts
+from .speed import balance_division, compare_dtypes, measure_forms, noise_scene, time_parts
 from .tracker import Track, Tracker
 from .video import VideoError, VideoWriter, open_frames
 
@@ -194,8 +194,7 @@ def attention(
     layers = layers_named(layer, model)
     tracker, template, image = _track_to(source, box, frame, model)
     _, crops = tracker.search_crops(image)
-    search = normalize_images(torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2))
-    maps = template_attention(tracker.network.model, tracker.template, search, layers)
+    maps = template_attention(tracker.network.model, tracker.template, tracker.network.images(crops), layers)
     save_attention_picture(output, template, crops[0], maps[0], layers)
     messages.print(f"{output}: frame {frame}, layers {', '.join(map(str, layers))}")
 
@@ -361,8 +360,8 @@ def _speed_frame(source: str | None, box: list[str] | None) -> tuple[Image, Boxe
     if source is not None:
         frame = next(iter(open_frames(source)))
         return frame, one_box_given(box, source, frame)
-    frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
-    return frame, np.array([600.0, 320.0, 80.0, 80.0]) if not box else one_box_given(box, "", frame)
+    frame, target = noise_scene()
+    return frame, one_box_given(box, "", frame) if box else target
 
 
 def _draw(image: Image, boxes: Boxes, result: Track | None, layers: Iterable[int], tracker: Tracker) -> Image:

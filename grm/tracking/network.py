@@ -61,7 +61,11 @@ class TrackingNetwork:
     @torch.inference_mode()
     def template_tokens(self, crops: list[Image]) -> Tensor:
         """Tokens (M, N, width) of the templates of M targets, to be computed once."""
-        return self.model.template_tokens(normalize_images(self._moved(crops), self.dtype))
+        return self.model.template_tokens(self.images(crops))
+
+    def images(self, crops: list[Image]) -> Tensor:
+        """Crops (size, size, 3) as the model reads them: (M, 3, size, size), normalised, in its dtype, where it is."""
+        return normalize_images(self._moved(crops), self.dtype)
 
     @torch.inference_mode()
     def __call__(self, template: Tensor, crops: list[Image]) -> Located:

@@ -3,7 +3,7 @@
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -12,10 +12,9 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from ..boxes import iou
-from ..config import parse_config
+from ..boxes import Boxes, iou
 from ..crop import Image, crop_image, crop_region
-from ..model import GRM, Division, normalize_images
+from ..model import GRM, Division, normalize_images, reconfigured
 from ..model.division import TokenDivision
 from ..model.encoder import Attention
 from .tracker import Tracker
@@ -52,6 +51,12 @@ class FormSpeed(NamedTuple):
         return self.pre_processing + self.model + self.post_processing
 
 
+def noise_scene() -> tuple[Image, Boxes]:
+    """A frame of 1280 x 720 and a box (4,) in it, where nothing but the time that it takes matters."""
+    frame = np.random.default_rng(0).integers(0, 256, (720, 1280, 3), dtype=np.uint8)
+    return frame, np.array([600.0, 320.0, 80.0, 80.0])
+
+
 def measure_forms(
     model: GRM,
     frame: Image,
@@ -84,14 +89,14 @@ def measure_forms(
         RuntimeError: on the same q, k, v and categories, two implementations of attention differ.
 
     """
-    model = _in_form(model, ("model.encoder.attention=fused",))
+    model = reconfigured(model, ("model.encoder.attention=fused",))
     forms = dict(FORMS)
     if fixed:
         forms["fused, layers fixed"] = (f"model.division.fixed={fixed}",)
     trackers, attentions = {}, {}
     for form, overrides in forms.items():
         trackers[form] = Tracker(
-            _in_form(model, overrides), device=device, dtype=dtype, compile=compile, cuda_graph=cuda_graph
+            reconfigured(model, overrides), device=device, dtype=dtype, compile=compile, cuda_graph=cuda_graph
         )
         trackers[form].initialize(frame, box)
         attentions[form] = _attentions_of(trackers[form], frame)
@@ -218,14 +223,6 @@ def compare_dtypes(model: GRM, frames: Iterable[Image], box: ArrayLike, dtype: t
     return Agreement(len(overlaps), statistics.fmean(overlaps), statistics.fmean(flips))
 
 
-def _in_form(model: GRM, overrides: Sequence[str]) -> GRM:
-    config = parse_config({"model": model.config.model_dump(mode="json")}, overrides).model
-    changed = GRM(config)
-    weights = model.state_dict()
-    changed.load_state_dict({name: weights[name] for name in changed.state_dict()})
-    return changed.eval()
-
-
 def _run_once(model: GRM, frame: Image, box: ArrayLike) -> None:
     crops = []
     for config in (model.config.template, model.config.search):
@@ -248,8 +245,7 @@ def _attentions_of(tracker: Tracker, frame: Image) -> list[Attended]:
     network = tracker.network
     handles = [layer.attention.register_forward_hook(keep) for layer in network.model.encoder.layers]
     try:
-        crops = torch.from_numpy(np.stack(tracker.search_crops(frame)[1])).permute(0, 3, 1, 2).to(network.device)
-        network.model(tracker.template, normalize_images(crops, network.dtype))
+        network.model(tracker.template, network.images(tracker.search_crops(frame)[1]))
     finally:
         for handle in handles:
             handle.remove()

@@ -8,23 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..boxes import Boxes, iou
+from ..data import Sequence as VideoSequence
 from ..model import GRM
 from .distributed import Processes
-
-
-class VideoSequence(Protocol):
-    """Frames of a video and the target's box in each, as `grm.data` has them."""
-
-    name: str
-
-    @property
-    def boxes(self) -> Boxes:
-        """(N, 4), NaN where the target is absent."""
-
-    def __len__(self) -> int: ...
-
-    def frame(self, index: int) -> NDArray[np.uint8]:
-        """(height, width, 3) RGB."""
 
 
 class SingleTargetTracker(Protocol):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from grm.model import reconfigured
 from grm.model.division import TokenDivision
 from grm.model.encoder import Attention
 from grm.tracking import Tracker
@@ -100,10 +101,8 @@ def test_every_form_is_timed(monkeypatch):
 
 def test_forms_are_what_they_are_called(monkeypatch):
     """The two forms without a division divide nothing, and keep the weights of the model."""
-    from grm.tracking import speed
-
     model, frame = small_model(), noise_frames(1)[0]
-    one, two = (speed._in_form(model, FORMS[form]) for form in ("one-stream", "two-stream"))
+    one, two = (reconfigured(model, FORMS[form]) for form in ("one-stream", "two-stream"))
     assert not any(isinstance(module, TokenDivision) for form in (one, two) for module in form.modules())
     assert (shares_of_s(one, frame) == 0).all()
     assert shares_of_s(two, frame).tolist() == [1, 1, 1, 0]
