@@ -12,8 +12,8 @@ from .data import DataError
 from .data import commands as data
 from .model import WeightsError
 from .tracking import commands as tracking
-from .tracking.video import VideoError
 from .training import commands as training
+from .video import VideoError
 
 app = typer.Typer(
     help="GRM: visual tracking by generalized relation modeling.",

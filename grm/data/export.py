@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 from ..crop import Image
+from ..video import VideoWriter
 from .errors import DataError
 from .folder import BOXES
 from .lasot import FLAGS
@@ -40,26 +41,22 @@ def export_folder(sequence: Sequence, folder: Path, *, draw: bool = False) -> No
 
 
 def export_video(sequence: Sequence, path: Path, *, draw: bool = False, rate: int = 30) -> None:
-    """Writes an H.264 video.
+    """Writes a video.
 
     Args:
-        sequence: what to write. Of an odd width or height the last column or row is left out, as H.264 needs it.
+        sequence: what to write.
         path: of the file; it is replaced.
         draw: also draw the boxes.
         rate: frames a second.
 
-    """
-    import av
+    Raises:
+        VideoError: as of `VideoWriter`.
 
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=Fraction(rate), options={"crf": "18"})
-        stream.pix_fmt = "yuv420p"
-        stream.height, stream.width = (side - side % 2 for side in sequence.frame(0).shape[:2])
+    with VideoWriter(path, Fraction(rate)) as video:
         for i in range(len(sequence)):
-            frame = np.ascontiguousarray(_frame(sequence, i, draw)[: stream.height, : stream.width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+            video.write(_frame(sequence, i, draw))
 
 
 def _frame(sequence: Sequence, index: int, draw: bool) -> Image:

@@ -15,7 +15,7 @@ BOXES = "groundtruth.txt"
 
 
 class FolderSequence(ImageSequence):
-    """The images of one folder, in the order of the last number in their names. One box alone is the first frame's."""
+    """The images of one folder, in natural order. One box alone is the first frame's."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder.name)

@@ -10,7 +10,7 @@ import numpy as np
 from ..crop import Image
 from .errors import DataError
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # Cameras append padding; the end of the image is looked for in so many last bytes.
@@ -30,28 +30,32 @@ def read_image(path: Path) -> Image:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     if data.startswith(_JPEG_START) and _JPEG_END not in data[-_TAIL:]:
         raise DataError(f"{path}: the JPEG is cut off after {len(data)} bytes")
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    except cv2.error:  # a header that asks for more pixels than there can be
+        image = None
     if image is None:
         raise DataError(f"{path}: not an image that OpenCV reads ({len(data)} bytes)")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def list_frames(folder: Path) -> list[str]:
-    """Names of the images in a folder, in the order of the last number in each name, then of the names.
+    """Names of the images in a folder, in natural order: 2.jpg before 10.jpg. Hidden files are none.
 
     Raises:
         DataError: there is none, or no such folder.
 
     """
     try:
-        names = [name for name in os.listdir(folder) if name.lower().endswith(SUFFIXES)]
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if e.name.lower().endswith(SUFFIXES) and e.is_file()]
     except OSError as error:
         raise DataError(f"{folder}: cannot be read: {error.strerror}") from None
+    names = [name for name in names if not name.startswith(".")]
     if not names:
         raise DataError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
-    return sorted(names, key=_order)
+    return sorted(names, key=_natural)
 
 
-def _order(name: str) -> tuple[int, str]:
-    numbers = re.findall(r"\d+", Path(name).stem)
-    return (int(numbers[-1]) if numbers else 0, name)
+def _natural(name: str) -> tuple[list[int | str], str]:
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name

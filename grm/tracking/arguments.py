@@ -13,8 +13,8 @@ from ..config import ConfigError, load_config
 from ..crop import Image
 from ..data.folder import BOXES
 from ..model import GRM, load_model, load_weights
+from ..video import VideoError
 from .selection import select_box
-from .video import VideoError
 
 _PICTURES = (".png", ".pdf", ".svg")
 #: Standard error.

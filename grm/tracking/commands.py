@@ -26,6 +26,7 @@ from ..boxes import Boxes
 from ..config import ConfigError
 from ..crop import Image, crop_image, crop_region
 from ..model import GRM, save_weights
+from ..video import VideoError, VideoWriter, open_frames
 from .arguments import (
     boxes_given,
     check_outputs,
@@ -44,7 +45,6 @@ from .calibration import fix_layers
 from .drawing import division_strip, draw_boxes, save_attention_picture, save_division_picture
 from .speed import balance_division, compare_dtypes, measure_forms, noise_scene, time_parts
 from .tracker import Track, Tracker
-from .video import VideoError, VideoWriter, open_frames
 
 _output = Console(highlight=False)
 

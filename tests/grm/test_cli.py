@@ -11,7 +11,7 @@ import pytest
 from grm import cli
 from grm.model import GRM, load_model, save_weights
 from grm.tracking import Tracker, selection
-from grm.tracking.video import VideoWriter, open_frames
+from grm.video import VideoWriter, open_frames
 
 from .model.small import small_config, small_model
 from .tracking.scenes import noise_frames
@@ -228,7 +228,7 @@ def test_what_was_tracked_before_a_fault_is_kept(grm, weights, folder, tmp_path)
     arguments = ("track", folder, "--weights", weights, "--box", "40,30,20,13", "--output", output, "--csv", table)
     status, _, err = grm(*arguments)
     assert status == 1 and "4 frames" in err
-    assert_one_line(err, "4.png: not an image that can be read")
+    assert_one_line(err, "4.png: not an image that OpenCV reads (6 bytes)")
     assert len(rows_of(table)) == 4 and len(list(open_frames(output))) == 4
 
 

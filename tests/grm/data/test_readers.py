@@ -238,6 +238,12 @@ def test_folder_counts_must_agree(tmp_path):
         _ = opened(tmp_path, "folder")[0].boxes
 
 
+def too_large(jpeg):
+    """The same with a header that says 65,500 x 65,500 pixels."""
+    at = jpeg.index(b"\xff\xc0") + 5  # start of the frame: marker, length, bits, then height and width
+    return jpeg[:at] + (65500).to_bytes(2, "big") * 2 + jpeg[at + 4 :]
+
+
 def test_broken_images_are_named(tmp_path):
     path = tmp_path / "1.jpg"
     trees.write_frame(path, 100)
@@ -247,6 +253,7 @@ def test_broken_images_are_named(tmp_path):
         (whole[: len(whole) // 2], r"1.jpg: the JPEG is cut off after \d+ bytes"),
         (b"", r"1.jpg: not an image that OpenCV reads \(0 bytes\)"),
         (b"GIF?", r"1.jpg: not an image that OpenCV reads \(4 bytes\)"),
+        (too_large(whole), r"1.jpg: not an image that OpenCV reads \(\d+ bytes\)"),
     ):
         path.write_bytes(data)
         with pytest.raises(DataError, match=message):

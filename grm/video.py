@@ -12,11 +12,12 @@ import cv2
 import numpy as np
 from av.video.stream import VideoStream
 
-from ..crop import Image
+from .crop import Image
+from .data import DataError
+from .data.images import list_frames, read_image
 
 # What a file says of its own length may be off by so many seconds; more is missing only where it was cut short.
 _SLACK = 0.2
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class VideoError(ValueError):
@@ -83,7 +84,8 @@ class VideoFrames:
                 for frame in container.decode(stream):
                     yield _upright(frame)
                     count += 1
-                    end = max(end, (frame.time or 0.0) + float(1 / self.rate))
+                    lasts = frame.duration * frame.time_base if frame.duration else 1 / self.rate
+                    end = max(end, (frame.time or 0.0) + float(lasts))
             except av.error.FFmpegError as error:
                 raise VideoError(f"{self.path}: broken after {count} frames: {error.strerror}") from None
         if count == 0:
@@ -104,19 +106,20 @@ class FolderFrames:
     def __init__(self, path: Path, rate: Fraction):
         self.name = path.resolve().name
         self.rate = rate
-        images = (p for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
-        self.paths = sorted(filter(Path.is_file, images), key=_natural)
+        try:
+            self.paths = [path / name for name in list_frames(path)]
+        except DataError as error:
+            raise VideoError(str(error)) from None
         self.length = len(self.paths)
-        if not self.paths:
-            raise VideoError(f"{path}: holds no images ({', '.join(IMAGE_SUFFIXES)})")
 
     def __iter__(self) -> Iterator[Image]:
         """Images from the first to the last; a VideoError at one that cannot be read."""
         for path in self.paths:
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if image is None:
-                raise VideoError(f"{path}: not an image that can be read")
-            yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            try:
+                image = read_image(path)
+            except DataError as error:
+                raise VideoError(str(error)) from None
+            yield image
 
 
 class CameraFrames:
@@ -227,7 +230,3 @@ def _upright(frame: av.VideoFrame) -> Image:
     image = frame.to_ndarray(format="rgb24")
     quarter_turns = round(frame.rotation / 90) % 4  # counterclockwise
     return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
-
-
-def _natural(path: Path) -> list[int | str]:
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", path.name)]

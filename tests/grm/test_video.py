@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from grm.tracking.video import CameraFrames, VideoError, VideoWriter, open_frames
+from grm.video import CameraFrames, VideoError, VideoWriter, open_frames
 
 RATE = Fraction(25)
 
@@ -73,6 +73,21 @@ def test_rotated_video_comes_upright(tmp_path, degrees):
     assert_same(open_frames(tmp_path / "phone.mp4"), upright)
 
 
+def test_a_frame_that_is_held_is_no_gap(tmp_path):
+    """Screen recordings and animations show frames for as long as nothing changes: here the last one for 2 s."""
+    frames = numbered_frames(4)
+    with av.open(str(tmp_path / "held.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=RATE)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], "yuv444p"
+        packets = []
+        for image in (*frames, None):
+            frame = None if image is None else av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            packets += stream.encode(frame)
+        packets[-1].duration = round(2 / packets[-1].time_base)
+        container.mux(packets)
+    assert_same(open_frames(tmp_path / "held.mp4"), frames)
+
+
 @pytest.mark.parametrize(("name", "options"), [("cut.mkv", {}), ("cut.mp4", {"movflags": "faststart"})])
 def test_truncated_video_gives_what_it_has_and_then_says_so(tmp_path, name, options):
     expected = np.random.default_rng(0).integers(0, 256, (75, 48, 64, 3), dtype=np.uint8)
@@ -128,11 +143,12 @@ def test_folder_in_natural_order(tmp_path):
 def test_broken_image_is_named(tmp_path):
     for i, frame in enumerate(numbered_frames(2)):
         cv2.imwrite(str(tmp_path / f"{i}.png"), frame)
-    (tmp_path / "2.png").write_bytes(b"no image")
-    got = []
-    with pytest.raises(VideoError, match=r"2\.png: not an image"):
-        collect(open_frames(tmp_path), got)
-    assert len(got) == 2
+    for content, message in ((b"no image", r"2\.png: not an image"), (b"\xff\xd8\xff", "the JPEG is cut off")):
+        (tmp_path / "2.png").write_bytes(content)
+        got = []
+        with pytest.raises(VideoError, match=message):
+            collect(open_frames(tmp_path), got)
+        assert len(got) == 2
 
 
 def test_camera(monkeypatch):
