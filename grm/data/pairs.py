@@ -25,10 +25,14 @@ from .sequence import Sequence, Sequences
 
 log = logging.getLogger(__name__)
 
-# After so many draws in a row without a sample and without a failure, a data set is of no use.
+# After so many draws in a row of something that cannot be used but is not broken, a data set is of no use.
 _FRUITLESS = 1000
 # The search frame may come so much later than `max_gap` for each try that found none.
 _GAP_STEP = 5
+
+
+class _NothingToDrawError(DataError):
+    """Drawing on would not help."""
 
 
 class _Choice(NamedTuple):
@@ -102,16 +106,15 @@ class PairDataset(Dataset[Sample]):
             self.draws += 1
             try:
                 sample = self._draw(rng)
+            except _NothingToDrawError:
+                raise
             except DataError as error:
                 self._count_failure(error)
                 continue
             if sample is not None:
                 return sample
             fruitless += 1
-        raise DataError(
-            f"{_FRUITLESS} draws gave no pair: expected sequences with {self.data.min_frames} frames, "
-            f"{self.data.min_visible} of them visible, in {', '.join(self.datasets)}"
-        )
+        raise _NothingToDrawError(f"{_FRUITLESS} draws in {', '.join(self.datasets)} gave no crop that shows anything")
 
     def _count_failure(self, error: DataError) -> None:
         self.failures += 1
@@ -123,10 +126,8 @@ class PairDataset(Dataset[Sample]):
             ) from error
 
     def _draw(self, rng: np.random.Generator) -> Sample | None:
-        """A sample, or None where this draw gives none: too few visible frames, or a crop outside its frame."""
+        """A sample, or None where a crop would show nothing of its frame."""
         choice = self._choose(rng)
-        if choice is None:
-            return None
         sequence = choice.sequence
         images = [sequence.frame(choice.template)]
         images.append(images[0] if choice.search == choice.template else sequence.frame(choice.search))
@@ -143,16 +144,21 @@ class PairDataset(Dataset[Sample]):
             return None
         return Sample(template[0], search[0], search[1], template[1], str(choice))
 
-    def _choose(self, rng: np.random.Generator) -> _Choice | None:
+    def _choose(self, rng: np.random.Generator) -> _Choice:
+        """Two frames. The data set is drawn once: however many of its sequences cannot be used, its share stays."""
         name = list(self.datasets)[rng.choice(len(self._shares), p=self._shares)]
         sequences = self.datasets[name]
-        sequence = sequences[int(rng.integers(len(sequences)))]
-        visible = sequence.visible
-        if sequences.still:
-            return _Choice(name, sequence, 0, 0)
-        if len(visible) < self.data.min_frames or visible.sum() < self.data.min_visible:
-            return None
-        return _Choice(name, sequence, *choose_frames(visible, self.data.max_gap, rng))
+        for _ in range(_FRUITLESS):
+            sequence = sequences[int(rng.integers(len(sequences)))]
+            visible = sequence.visible
+            if sequences.still:
+                return _Choice(name, sequence, 0, 0)
+            if len(visible) >= self.data.min_frames and visible.sum() >= self.data.min_visible:
+                return _Choice(name, sequence, *choose_frames(visible, self.data.max_gap, rng))
+        raise _NothingToDrawError(
+            f"{name}: {_FRUITLESS} draws gave no pair: expected sequences with {self.data.min_frames} frames, "
+            f"{self.data.min_visible} of them visible"
+        )
 
     def _cut(
         self, image: Image, box: Boxes, around: Boxes, crop: CropConfig, rng: np.random.Generator

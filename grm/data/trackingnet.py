@@ -66,7 +66,7 @@ def trackingnet(root: Path, split: str, names: list[str] | None) -> Sequences[tu
 
 def _parts(root: Path, split: str) -> list[Path]:
     parts = root.glob("TEST" if split == "test" else "TRAIN_*")
-    return sorted(parts, key=lambda part: (len(part.name), part.name))
+    return sorted(filter(Path.is_dir, parts), key=lambda part: (len(part.name), part.name))
 
 
 def _open(root: Path, key: tuple[str, str]) -> TrackingNetSequence:

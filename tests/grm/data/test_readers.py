@@ -49,6 +49,7 @@ def test_boxes_without_an_area_are_absent(tmp_path):
 
 def test_trackingnet(tmp_path):
     trees.write_trackingnet(tmp_path, {"TRAIN_0": ["b_1", "a_0"], "TRAIN_10": ["d"], "TRAIN_2": ["c"]})
+    (tmp_path / "TRAIN_0.zip").write_bytes(b"what it was unpacked from")
     sequences = opened(tmp_path, "trackingnet")
     assert [sequence.name for sequence in sequences] == ["a_0", "b_1", "c", "d"]
     check_frames(sequences[3], 65, lambda i: 3 * i)
