@@ -79,6 +79,10 @@ class DivisionConfig(_Section):
     hidden: tuple[int, int] = (384, 192)
     #: Appendix C.3: attend by the predicted probabilities, in training and inference, instead of a decision.
     soft: bool = False
+    #: Training: what a token's category has for a gradient is cut to this over the batch size; null: never, as
+    #: published. That gradient grows as exp(score - lse) of pairs that may not meet, so a few tokens of a layer with
+    #: sharp attention can outweigh everything else. Not for float16, whose loss is scaled.
+    gradient_limit: float | None = Field(None, gt=0)
     #: Inference: a token interacts where P(S) is below this; null: arg-max.
     threshold: float | None = Field(None, gt=0, lt=1)
     #: Inference: this share of the search tokens interacts, those with the lowest P(S). With "ranked" in training too.
@@ -112,6 +116,8 @@ class DivisionConfig(_Section):
                 raise ValueError("ratio: variant ranked needs one")
         elif self.band:
             raise ValueError(f"band: only variant ranked has one, got variant {self.variant}")
+        if self.gradient_limit is not None and (self.soft or self.variant == "ranked"):
+            raise ValueError("gradient_limit: only a sampled division has such a gradient (not soft, not ranked)")
         if self.soft and self.variant not in ("sa", "ts", "tsa"):
             raise ValueError(f"soft: expected variant sa, ts or tsa, got {self.variant}")
         return self
@@ -382,8 +388,11 @@ class Config(_Section):
         weights, division = self.training.loss, self.model.division
         if weights.entropy and division.variant not in ("sa", "tsa"):
             raise ValueError(f"training.loss.entropy: variant {division.variant} chooses no A tokens")
-        if weights.division and not set(self.model.division_layers) - set(division.fixed):
-            raise ValueError("training.loss.division: no layer of this model predicts a division")
+        if division.gradient_limit is not None and self.training.precision == "float16":
+            raise ValueError("model.division.gradient_limit: float16 scales the loss; use bfloat16 or float32")
+        for name in ("entropy", "division"):
+            if getattr(weights, name) and not set(self.model.division_layers) - set(division.fixed):
+                raise ValueError(f"training.loss.{name}: no layer of this model predicts a division")
         return self
 
 

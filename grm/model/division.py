@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx
 
 from grm_kernels import Category
 
@@ -60,6 +61,7 @@ class TokenDivision(nn.Module):
         self.columns = columns
         self.pooling = config.pooling
         self.soft = config.soft
+        self.gradient_limit = config.gradient_limit
         self.supervised_only = config.variant == "ranked"
         # P(S) < t is the same as log P(other) - log P(S) > log((1 - t) / t).
         t = config.threshold or 0.5
@@ -80,7 +82,10 @@ class TokenDivision(nn.Module):
         if self.supervised_only:
             return Division(self._decide(logits), log_probs)
         sample = F.gumbel_softmax(log_probs, tau=1, hard=True)
-        return Division(self.column_categories[sample.argmax(-1)], log_probs, self._policy(sample))
+        policy = self._policy(sample)
+        if self.gradient_limit is not None:
+            policy = _LimitedGradient.apply(policy, self.gradient_limit / len(policy))
+        return Division(self.column_categories[sample.argmax(-1)], log_probs, policy)
 
     def logits(self, x: Tensor) -> Tensor:
         """Unnormalised log-probabilities (B, search tokens, C) of the categories in `COLUMNS`."""
@@ -102,6 +107,19 @@ class TokenDivision(nn.Module):
         by_category = dict(zip(self.columns, columns.unbind(-1), strict=True))
         absent = torch.zeros_like(columns[..., 0])
         return torch.stack([by_category.get(category, absent) for category in Category], dim=-1)
+
+
+class _LimitedGradient(torch.autograd.Function):
+    """A tensor as it is, with a gradient whose every number is cut to [-limit, limit]."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, limit: float) -> Tensor:
+        ctx.limit = limit
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient.clamp(-ctx.limit, ctx.limit), None
 
 
 def _category_of_rank(search_tokens: int, config: DivisionConfig) -> Tensor | None:

@@ -76,9 +76,13 @@ class TrainingStep:
             more = i + 1 < len(batches) and isinstance(self._forward, DistributedDataParallel)
             with self._forward.no_sync() if more else nullcontext():
                 losses, divisions = self.losses(batch, position)
-                self.scaler.scale(losses.total / len(batches)).backward()
+                self.scaler.scale(losses.total).backward()
             reports.append(report(losses, divisions))
 
+        # Divided here and not in the loss: what limits gradients on their way has to see the same in every pass.
+        for parameter in self.model.parameters():
+            if len(batches) > 1 and parameter.grad is not None:
+                parameter.grad /= len(batches)
         self.scaler.unscale_(self.optimizer)
         norm = nn.utils.clip_grad_norm_(
             self.model.parameters(), float("inf") if training.clip_norm is None else training.clip_norm

@@ -153,6 +153,8 @@ def test_mistakes_are_explained(override, message):
         (("soft=true", "threshold=0.5"), "only a hard division into two"),
         (("variant=two_stream", "layers=[2]"), "variant two_stream divides in no layer"),
         (("variant=one_stream", "soft=true"), "soft: expected variant sa, ts or tsa, got one_stream"),
+        (("gradient_limit=1", "soft=true"), "only a sampled division has such a gradient"),
+        (("gradient_limit=1", "variant=ranked", "ratio=0.5"), "only a sampled division has such a gradient"),
     ],
 )
 def test_what_does_not_go_together(overrides, message):
@@ -169,9 +171,18 @@ def test_attention_must_serve_the_division():
 
 def test_a_loss_needs_something_to_learn():
     assert "variant ts chooses no A tokens" in fault({}, "training.loss.entropy=1", "model.division.variant=ts")
-    assert "no layer of this model predicts a division" in fault(
-        {}, "training.loss.division=1", "model.division.variant=one_stream"
-    )
+    for name in ("entropy", "division"):
+        for nothing in ("layers=[]", "variant=one_stream"):
+            if (name, nothing) != ("entropy", "variant=one_stream"):
+                assert f"training.loss.{name}: no layer of this model predicts a division" in fault(
+                    {}, f"training.loss.{name}=1", f"model.division.{nothing}"
+                )
+
+
+def test_a_limit_of_the_gradient_needs_a_loss_that_is_not_scaled():
+    limit, float16 = "model.division.gradient_limit=0.1", "training.precision=float16"
+    assert "float16 scales the loss" in fault({}, limit, float16)
+    assert parse_config({}, [limit, "training.precision=bfloat16"]).model.division.gradient_limit == 0.1
 
 
 def test_a_crop_needs_both_its_sizes():

@@ -368,6 +368,21 @@ def test_inference_compiles_to_one_graph(overrides):
     torch.testing.assert_close(actual.boxes, expected.boxes)
 
 
+def test_the_policys_gradient_is_cut_to_the_limit_over_the_batch_size():
+    generator = torch.Generator().manual_seed(5)
+    x, given = torch.randn(3, 20, 32, generator=generator), torch.randn(3, 16, 3, generator=generator)
+
+    def learnt(limit, gradient):
+        module = small_model(f"division.gradient_limit={limit}").encoder.layers[1].attention.division.train()
+        torch.manual_seed(6)  # the same Gumbel noise for all
+        module(x).policy.backward(gradient)
+        return module.first.weight.grad
+
+    assert torch.equal(learnt(0.6, given), learnt("null", given.clamp(-0.2, 0.2)))
+    assert torch.equal(learnt(30, given), learnt("null", given))
+    assert not torch.equal(learnt(0.6, given), learnt("null", given))
+
+
 def test_new_weights_begin_with_the_prior_score():
     torch.manual_seed(0)
     for prior, low, high in ((0.5, 0.2, 0.8), (0.01, 0.002, 0.05)):

@@ -113,14 +113,16 @@ def test_step_is_what_it_says():
         torch.testing.assert_close(step.model.get_parameter(name), expected, rtol=1e-5, atol=2e-3 * rate)
 
 
-def test_accumulation_averages_the_gradients_of_its_passes():
-    step = make_step("training.accumulate=2", "training.clip_norm=null")
+@pytest.mark.parametrize("limit", ["null", 1e-6], ids=["", "limited"])
+def test_accumulation_averages_the_gradients_of_its_passes(limit):
+    limit = f"model.division.gradient_limit={limit}"
+    step = make_step("training.accumulate=2", "training.clip_norm=null", limit)
     own, positions = [make_batch(4, 0), make_batch(4, 4)], [Position(0, 0), Position(0, 1)]
     metrics = step(own, positions, epoch_steps=5)
     gradients = {name: p.grad.clone() for name, p in step.model.named_parameters()}
     parts = []
     for batch, position in zip(own, positions, strict=True):
-        part = make_step()
+        part = make_step(limit)
         losses, _ = part.losses(batch, position)
         losses.total.backward()
         parts.append((losses, part.model))
