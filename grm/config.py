@@ -46,6 +46,10 @@ class EncoderConfig(_Section):
     #: What makes tokens of pixels: "patch" is ViT's one convolution; "convolutions" halves the image log2(patch) times
     #: with 3x3 convolutions, which is easier to train from nothing.
     stem: Literal["patch", "convolutions"] = "patch"
+    #: New weights: "published" are small normal numbers, made for pretrained ones to replace. "similarity" has every
+    #: layer's keys begin as its queries, so attention begins as the likeness of tokens: to find the template in the
+    #: search region is then a matter of refining, where there is no pretraining to have found it out.
+    initialization: Literal["published", "similarity"] = "published"
     #: Probability that a residual branch is dropped in training: rises linearly from 0 in the first layer to this.
     drop_path: float = Field(0.1, ge=0, lt=1)
     #: How dividing layers attend: one fused operator, or one of the paper's two implementations. They agree.

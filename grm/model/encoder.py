@@ -33,6 +33,8 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config, number) for number in range(1, encoder.depth + 1))
         self.norm = nn.LayerNorm(encoder.width, eps=NORM_EPSILON)
         self.apply(_initialize)
+        if encoder.initialization == "similarity":
+            self.layers.apply(_initialize_similar)
         for position in (self.template_position, self.search_position):
             nn.init.trunc_normal_(position, std=0.02)
 
@@ -223,3 +225,16 @@ def _initialize(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
+
+
+def _initialize_similar(module: nn.Module) -> None:
+    """Keys begin as queries, and layers keep the scale of their input.
+
+    After Trockman & Kolter, "Mimetic Initialization of Self-Attention Layers" (ICML 2023): in trained transformers the
+    product of both projections is close to a multiple of the identity.
+    """
+    if isinstance(module, Layer):
+        for linear in (module.attention.qkv, module.attention.projection, module.mlp[0], module.mlp[1]):
+            nn.init.trunc_normal_(linear.weight, std=linear.in_features**-0.5)
+        query, key, _ = module.attention.qkv.weight.detach().chunk(3)
+        key.copy_(query)

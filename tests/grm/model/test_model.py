@@ -388,3 +388,16 @@ def test_new_weights_begin_with_the_prior_score():
     for prior, low, high in ((0.5, 0.2, 0.8), (0.01, 0.002, 0.05)):
         score = GRM(small_config(f"head.score_prior={prior}")).eval()(*images()).score_map
         assert low < score.mean() < high
+
+
+def test_new_weights_for_likeness_have_keys_that_equal_queries_and_keep_the_scale():
+    published, similar = (GRM(small_config(f"encoder.initialization={name}")) for name in ("published", "similarity"))
+    for layer in similar.encoder.layers:
+        query, key, value = layer.attention.qkv.weight.chunk(3)
+        assert torch.equal(query, key) and not torch.equal(query, value)
+        for linear in (layer.attention.qkv, layer.attention.projection, *layer.mlp):
+            # The deviation of 1,024 draws or more is right to 1 / sqrt(2 * 1024) = 0.022 of itself; 5 of those.
+            assert linear.weight.std().item() == pytest.approx(linear.in_features**-0.5, rel=0.11)
+    for layer in published.encoder.layers:
+        query, key, _ = layer.attention.qkv.weight.chunk(3)
+        assert not torch.equal(query, key) and query.std() < 0.03
