@@ -324,6 +324,10 @@ class LossConfig(_Section):
     focal: float = Field(1.0, ge=0)
     giou: float = Field(2.0, ge=0)
     l1: float = Field(5.0, ge=0)
+    #: The cell whose box is judged by GIoU and L1: "highest", the one with the highest score, as published; or
+    #: "center", the one of the true centre. Where the centre is uncertain, boxes that are too large overlap best; so
+    #: the first has sizes depend on how well the target is found, and a tracker that crops by them drifts.
+    box_cell: Literal["highest", "center"] = "highest"
     #: Appendix C.2: entropy regularisation of the division.
     entropy: float = Field(0.0, ge=0)
     #: Appendix C.1: supervision of the division by the box.

@@ -62,14 +62,21 @@ def decode_boxes(maps: HeadMaps, window: Tensor | None = None) -> tuple[Tensor, 
         scores: (B,), the score at the cell, without the window.
 
     """
-    side = maps.score.shape[-1]
     score = maps.score.flatten(1)  # (B, F * F)
     cell = (score if window is None else score * window.flatten()).argmax(dim=1, keepdim=True)
+    return boxes_at(cell, maps.size, maps.offset), score.gather(1, cell).squeeze(1)
+
+
+def boxes_at(cell: Tensor, size_map: Tensor, offset_map: Tensor) -> Tensor:
+    """The boxes (B, 4) that cells (B, 1), numbered row by row, stand for; maps as in `HeadMaps`, boxes as in
+    `decode_boxes`.
+    """
+    side = size_map.shape[-1]
     size, offset = (
-        m.flatten(2).gather(2, cell.unsqueeze(1).expand(-1, 2, 1)).squeeze(2) for m in (maps.size, maps.offset)
+        m.flatten(2).gather(2, cell.unsqueeze(1).expand(-1, 2, 1)).squeeze(2) for m in (size_map, offset_map)
     )
     corner = torch.cat([cell % side, cell // side], dim=1)
-    return torch.cat([(corner + offset) / side, size], dim=1), score.gather(1, cell).squeeze(1)
+    return torch.cat([(corner + offset) / side, size], dim=1)
 
 
 def _branch(width: int, channels: int, outputs: int) -> nn.Sequential:

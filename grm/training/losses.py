@@ -12,6 +12,7 @@ from grm_kernels import Category
 
 from ..config import LossConfig
 from ..model import Division, Prediction
+from ..model.head import boxes_at
 
 #: Exponents of the focal loss: of the score's distance from the truth, and of the Gaussian's distance from 1.
 FOCAL_ALPHA, FOCAL_BETA = 2, 4
@@ -31,14 +32,14 @@ class Losses(NamedTuple):
     #: Zero where the configuration gives it no weight, as is the next.
     entropy: Tensor
     division: Tensor
-    #: Not a loss: mean overlap of predicted and true boxes.
+    #: Not a loss: mean overlap of true boxes with those at the highest score.
     iou: Tensor
 
 
 def training_losses(prediction: Prediction, boxes: Tensor, weights: LossConfig) -> Losses:
     """The loss of a prediction.
 
-    The box is read where the predicted score is highest, as in inference; so offset and size learn at that cell.
+    Offset and size learn at one cell of each map: `LossConfig.box_cell`.
 
     Args:
         prediction: of a model in training mode.
@@ -48,13 +49,19 @@ def training_losses(prediction: Prediction, boxes: Tensor, weights: LossConfig) 
     """
     boxes = boxes.to(prediction.boxes.dtype)
     side = prediction.score_map.shape[-1]
-    predicted, truth = corners(prediction.boxes), corners(boxes).clamp(0, 1)
-    iou, giou = overlaps(predicted, truth)
+    truth = corners(boxes).clamp(0, 1)
+    judged = corners(prediction.boxes)
+    iou, giou = overlaps(judged, truth)
+    if weights.box_cell == "center":
+        x, y = center_cells(boxes, side).long().clamp(0, side - 1).unbind(-1)
+        cell = (y * side + x).unsqueeze(1)
+        judged = corners(boxes_at(cell, prediction.size_map, prediction.offset_map))
+        _, giou = overlaps(judged, truth)
     zero = prediction.boxes.new_zeros(())
     terms = {
         "focal": focal_loss(prediction.score_map.squeeze(1), gaussian_target(boxes, side)),
         "giou": (1 - giou).mean(),
-        "l1": (predicted - truth).abs().mean(),
+        "l1": (judged - truth).abs().mean(),
         "entropy": division_entropy(prediction.divisions) if weights.entropy else zero,
         "division": division_supervision(prediction.divisions, boxes, side) if weights.division else zero,
     }
@@ -101,6 +108,11 @@ def gaussian_radius(width: Tensor, height: Tensor) -> Tensor:
     return torch.stack(roots).amin(0)
 
 
+def center_cells(boxes: Tensor, side: int) -> Tensor:
+    """(B, 2): column and row of the cells nearest to the centres, halves to even; outside of the map for some."""
+    return (boxes[:, :2] * side).round()
+
+
 def gaussian_target(boxes: Tensor, side: int) -> Tensor:
     """What the score map should be: (B, F, F), 1 in the cell nearest to the centre and a Gaussian around it.
 
@@ -114,7 +126,7 @@ def gaussian_target(boxes: Tensor, side: int) -> Tensor:
     """
     cells = boxes.detach() * side
     radius = gaussian_radius(cells[:, 2], cells[:, 3]).clamp_min(0).trunc().view(-1, 1, 1)
-    x, y = cells[:, :2].round().unbind(-1)
+    x, y = center_cells(boxes.detach(), side).unbind(-1)
     index = torch.arange(side, device=boxes.device, dtype=cells.dtype)
     dx = (index - x.unsqueeze(-1)).unsqueeze(1)  # (B, 1, F)
     dy = (index - y.unsqueeze(-1)).unsqueeze(2)  # (B, F, 1)

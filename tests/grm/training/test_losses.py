@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from grm.config import LossConfig
-from grm.model import GRM, Division, encoder
+from grm.model import GRM, Division, Prediction, encoder
 from grm.training.losses import (
     corners,
     division_entropy,
@@ -159,6 +159,29 @@ def test_total_is_the_weighted_sum_and_the_truth_is_cut_to_the_crop():
     predicted = corners(model(template, search).boxes)
     truth = torch.tensor([[0.35, 0.2, 0.65, 0.6], [0.65, 0.1, 1.0, 0.3], [0.15, 0.65, 0.25, 0.75]])
     torch.testing.assert_close(losses.l1, (predicted - truth).abs().mean())
+
+
+def test_boxes_are_judged_at_the_true_centre_if_so_configured():
+    # 4 x 4 cells. The score is highest in cell (0, 0); the centres of the truth are nearest to (2, 1) and, outside of
+    # the map, to (4, 2), which becomes (3, 2).
+    score = torch.full((2, 1, 4, 4), 0.1)
+    score[:, :, 0, 0] = 0.9
+    size, offset = torch.full((2, 2, 4, 4), 0.2), torch.zeros(2, 2, 4, 4)
+    size[0, :, 1, 2], offset[0, :, 1, 2] = torch.tensor([0.5, 0.4]), torch.tensor([0.4, -0.2])
+    size[1, :, 2, 3], offset[1, :, 2, 3] = torch.tensor([0.3, 0.2]), torch.tensor([1.0, 0.0])
+    for maps in (size, offset):
+        maps.requires_grad_()
+    boxes = torch.tensor([[0.6, 0.2, 0.5, 0.4], [1.0, 0.5, 0.3, 0.3]])
+    prediction = Prediction(torch.tensor([[0.0, 0.0, 0.2, 0.2]] * 2), score[:, 0, 0, 0], score, size, offset, ())
+    losses = training_losses(prediction, boxes, LossConfig(box_cell="center"))
+    # The first box is right. The second is 0.05 too low at the top and too high at the bottom, and reaches to 1.15
+    # where the truth was cut at 1.
+    assert losses.l1.item() == pytest.approx((0.15 + 0.05 + 0.05) / 8)
+    (giou,) = (1 - overlaps(torch.tensor([[0.85, 0.4, 1.15, 0.6]]), torch.tensor([[0.85, 0.35, 1, 0.65]]))[1]).tolist()
+    assert losses.giou.item() == pytest.approx(giou / 2)
+    assert losses.iou == 0  # of the box at the highest score: it touches neither
+    losses.total.backward()
+    assert size.grad[1].nonzero()[:, 1:].unique(dim=0).tolist() == [[2, 3]]
 
 
 def gradients(attention, dtype):
