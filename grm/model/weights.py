@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -47,13 +48,16 @@ _UNUSED_IN_PRETRAINED = re.compile(r"cls_token|dist_token|(head|head_dist)\..+")
 _LISTED = 20
 
 
-def save_weights(model: GRM, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+def save_weights(
+    model: GRM, path: str | Path, metadata: Mapping[str, str] | None = None, *, dtype: torch.dtype | None = None
+) -> None:
     """Writes weights and configuration to a safetensors file. The file is replaced as a whole or not at all.
 
     Args:
         model: in any mode, on any device; not one that was prepared for inference.
         path: of the file.
         metadata: more to keep with it; "format" and "config" are taken.
+        dtype: that the weights are rounded to; None: as they are. Loading them gives a model its own dtype again.
 
     """
     if model.prepared:
@@ -61,7 +65,7 @@ def save_weights(model: GRM, path: str | Path, metadata: Mapping[str, str] | Non
     metadata = {**(metadata or {}), "format": FORMAT, "config": model.config.model_dump_json()}
     temporary = Path(f"{path}.{os.getpid()}.tmp")
     try:
-        save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, temporary, metadata)
+        save_file({name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}, temporary, metadata)
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -128,6 +132,11 @@ def load_pretrained_encoder(model: GRM, path: str | Path) -> None:
             tensors[f"encoder.{name}_position"] = _resized_position(position, prefix, grid, path)
     required = {name for name in model.state_dict() if name.startswith("encoder.") and ".division." not in name}
     _assign(model, tensors, required, path)
+
+
+def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    # A batch normalisation's count of batches stays a whole number.
+    return tensor.to(dtype=dtype if tensor.is_floating_point() else None).contiguous()
 
 
 def _read_own(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -45,6 +45,15 @@ def test_round_trip_keeps_weights_and_configuration(tmp_path):
     assert_same_state(again.state_dict(), model.state_dict())
 
 
+def test_weights_saved_in_half_precision_are_loaded_into_whole(tmp_path):
+    model, path = small_model("encoder.stem=convolutions"), tmp_path / "model.safetensors"
+    save_weights(model, path, dtype=torch.float16)
+    rounded = {name: t.half().float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    assert_same_state(load_model(path).state_dict(), rounded)
+    assert {t.dtype for t in load_file(path).values()} == {torch.float16, torch.int64}
+    assert {t.dtype for t in model.state_dict().values()} == {torch.float32, torch.int64}
+
+
 def test_overrides_of_the_configuration_in_a_file(tmp_path):
     path = tmp_path / "model.safetensors"
     save_weights(small_model(), path)
