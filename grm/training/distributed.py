@@ -1,7 +1,7 @@
 """The processes that train together, as torchrun starts them; without it there is one."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -36,6 +36,12 @@ class Processes(NamedTuple):
     def agree(self, number: int) -> bool:
         """Whether a number is the same on all processes as far as this one can tell; waits for all of them."""
         return self.count == 1 or self._mean_of(number) == number
+
+    def take_from_first(self, tensors: Iterable[Tensor]) -> None:
+        """Gives all processes the first one's values, in place; waits for all of them."""
+        if self.count > 1:
+            for tensor in tensors:
+                dist.broadcast(tensor, 0)
 
     def _mean_of(self, number: float) -> float:
         return self.mean(torch.tensor(number, dtype=torch.float32, device=self.device)).item()

@@ -31,7 +31,7 @@ class TrainingStep:
         model: is moved to the device and trained in place.
         config: of the run.
         processes: that train together. Each has its own batch statistics, as published: gradients are averaged, batch
-            normalisation is not synchronised, and the running statistics are those of the first process.
+            normalisation is not synchronised, and the running statistics that count are those of the first process.
 
     """
 

@@ -198,6 +198,7 @@ class Trainer:
             return
         self._save(made)
         model = self._step.model
+        self.processes.take_from_first(model.buffers())
         results = self.evaluate(model.eval(), self.processes)
         model.train()
         best = max((r.get("ao", 0) for r in self.evaluations.values()), default=-1)

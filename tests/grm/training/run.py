@@ -8,8 +8,18 @@ from grm.training import Trainer, join_processes
 
 from .pairs import SquarePairs, training_config
 
+
+def spread(model, processes):
+    """How far the processes' models are apart: mean distance of the sum of all they hold from its mean."""
+    total = sum(value.double().sum() for value in model.state_dict().values())
+    distance = (total - processes.mean(total.clone())).abs()
+    return {"ao": 0.0, "spread": processes.mean(distance).item()}
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     folder, resume, *overrides = sys.argv[1:]
     with join_processes("cpu") as processes:
-        Trainer(training_config(*overrides), SquarePairs(40), folder, processes).run(resume=resume == "resume")
+        evaluate = spread if "training.evaluate_every=1" in overrides else None
+        trainer = Trainer(training_config(*overrides), SquarePairs(40), folder, processes, evaluate=evaluate)
+        trainer.run(resume=resume == "resume")

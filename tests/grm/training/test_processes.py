@@ -113,6 +113,12 @@ def test_two_processes_are_one_that_accumulates(tmp_path):
         assert a == pytest.approx(b, rel=1e-6)
 
 
+def test_two_processes_evaluate_the_same_model(tmp_path):
+    """Their running statistics differ while they train."""
+    finish(start_two(tmp_path, *TOGETHER, "training.evaluate_every=1"))
+    assert [line["spread"] for line in read_log(tmp_path) if "spread" in line] == [0]
+
+
 @pytest.mark.slow
 def test_two_processes_that_accumulate_stop_together_and_go_on(tmp_path):
     overrides = (*TOGETHER, "training.accumulate=2", "training.batch_size=2", "training.epochs=3")
