@@ -6,16 +6,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from pydantic import ValidationError
 
 from ..config import Config
 
 #: Version of the file format.
 FORMAT = "grm-training-1"
-#: Keys of the configuration that may change when a run is resumed; all others decide what the weights become.
+#: Keys of the configuration that may change when a run is resumed, those of `data.held_out` besides; all others decide
+#: what the weights become.
 FREE_KEYS = frozenset(
     f"training.{key}"
     for key in ("workers", "threads", "compile", "pretrained", "evaluate_every", "checkpoint_every", "log_every")
-)
+) | {"data.root", "data.failures", "data.failure_share"}
 
 
 class CheckpointError(RuntimeError):
@@ -82,12 +84,15 @@ def check_resumable(checkpoint: Checkpoint, config: Config, step_samples: int) -
         CheckpointError: it would become another run; names the keys and values that differ.
 
     """
-    before = _flat(Config.model_validate_json(checkpoint.config).model_dump(mode="json"))
+    try:
+        before = _flat(Config.model_validate_json(checkpoint.config).model_dump(mode="json"))
+    except ValidationError as error:
+        raise CheckpointError(f"the checkpoint is of another version: {error.errors()[0]['loc']}") from None
     now = _flat(config.model_dump(mode="json"))
     differences = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now} - FREE_KEYS)
-        if before.get(key) != now.get(key)
+        if before.get(key) != now.get(key) and not key.startswith("data.held_out")
     ]
     # The number of processes may change with training.accumulate, as long as their product stays.
     same_step = checkpoint.step_samples == step_samples

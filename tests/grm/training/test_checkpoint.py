@@ -87,6 +87,8 @@ def test_only_its_own_run_goes_on():
     checkpoint = make_checkpoint(config=training_config("model.division.fixed={3: S}"))
     same = ("model.division.fixed={3: S}",)
     check_resumable(checkpoint, training_config(*same, "training.workers=3", "training.log_every=7"), 8)
+    held_out = "data.held_out={it: {kind: synthetic, limit: 3}}"
+    check_resumable(checkpoint, training_config(*same, "data.failures=99", "data.root=/moved", held_out), 8)
     # Two processes that accumulate one pass each may go on for one that accumulated two.
     check_resumable(checkpoint, training_config(*same, "training.accumulate=2"), 8)
     message = r"learning_rate was 0.001, is 0.1; training.loss.l1 was 5.0, is 1.0$"
@@ -95,5 +97,7 @@ def test_only_its_own_run_goes_on():
         check_resumable(checkpoint, other, 8)
     with pytest.raises(CheckpointError, match=r"fixed.* was .*, is"):
         check_resumable(checkpoint, training_config(), 8)
+    with pytest.raises(CheckpointError, match=r"another version: .*'gone'"):
+        check_resumable(checkpoint._replace(config='{"gone": 1}'), training_config(*same), 8)
     with pytest.raises(CheckpointError, match="a step took 8 samples over all processes, now 16"):
         check_resumable(checkpoint, training_config(*same, "training.accumulate=2"), 16)
