@@ -7,7 +7,9 @@ import torch
 import typer
 from rich.console import Console
 
+from ..boxes import BoxError
 from ..config import Config, ConfigError, load_config
+from ..data.errors import DataError
 from ..model import WeightsError
 from .checkpoint import CheckpointError
 from .distributed import join_processes
@@ -15,6 +17,9 @@ from .evaluation import Evaluation, held_out_evaluation
 from .step import NonFiniteError
 from .stream import EpochDataset
 from .trainer import Trainer
+
+# What the user can mend: one line, without a trace of where it was found.
+_FAULTS = (BoxError, CheckpointError, ConfigError, DataError, NonFiniteError, OSError, WeightsError)
 
 
 def train(
@@ -45,7 +50,7 @@ def train(
             dataset, evaluation = _datasets(config)
             trainer = Trainer(config, dataset, folder, processes, evaluate=evaluation, console=console)
             result = trainer.run(resume=resume)
-    except (ValueError, OSError, WeightsError, CheckpointError, NonFiniteError) as error:
+    except _FAULTS as error:
         console.print(f"grm: {_message(error)}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
     if not processes.first:
@@ -69,10 +74,9 @@ def _message(error: Exception) -> str:
 
 def _datasets(config: Config) -> tuple[EpochDataset, Evaluation | None]:
     """Training pairs, and the evaluation on held-out sequences if there are any."""
-    from ..data import open_datasets, training_pairs
+    from ..data import held_out_sequences, training_pairs
     from ..tracking import Tracker
 
     pairs = training_pairs(config, config.training.seed)
-    held_out = open_datasets(config, config.data.held_out) if config.training.evaluate_every else {}
-    sequences = [sequence for dataset in held_out.values() for sequence in dataset]
+    sequences = held_out_sequences(config) if config.training.evaluate_every else []
     return pairs, held_out_evaluation(sequences, Tracker) if sequences else None

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..boxes import Boxes, iou
+from ..data import DataError
 from ..data import Sequence as VideoSequence
 from ..model import GRM
 from .distributed import Processes
@@ -33,7 +34,7 @@ def mean_overlap(tracker: SingleTargetTracker, sequence: VideoSequence) -> float
     """Mean IoU over all frames but the first, whose box the tracker is given. Frames without a box do not count.
 
     Raises:
-        ValueError: there is no box in the first frame, or in no other.
+        DataError: there is no box in the first frame, or in no other; or a frame cannot be read.
 
     """
     counted = _counted(sequence)
@@ -50,21 +51,28 @@ def unmoved_overlap(sequence: VideoSequence) -> float:
 def _counted(sequence: VideoSequence) -> NDArray[np.bool_]:
     has_box = np.isfinite(sequence.boxes).all(-1)
     if not has_box[0] or not has_box[1:].any():
-        raise ValueError(f"{sequence.name}: expected a box in the first frame and in another")
+        raise DataError(f"{sequence.name}: expected a box in the first frame and in another")
     return has_box[1:]
 
 
 def held_out_evaluation(sequences: Sequence[VideoSequence], make_tracker: TrackerFactory) -> Evaluation:
     """An evaluation for the trainer: "ao", the mean over sequences of `mean_overlap`, and "ao_unmoved", of their
     `unmoved_overlap`. Processes share the sequences.
+
+    Raises:
+        DataError: at once, rather than after hours of training: annotations that are broken or have too few boxes.
+
     """
+    unmoved = [unmoved_overlap(sequence) for sequence in sequences]
 
     def evaluate(model: GRM, processes: Processes) -> dict[str, float]:
-        mine = sequences[processes.rank :: processes.count]
         tracker = make_tracker(model)
-        overlaps = [(mean_overlap(tracker, sequence), unmoved_overlap(sequence), 1.0) for sequence in mine]
+        overlaps = [
+            (mean_overlap(tracker, sequences[i]), unmoved[i], 1.0)
+            for i in range(processes.rank, len(sequences), processes.count)
+        ]
         sums = torch.tensor(overlaps, dtype=torch.float32, device=processes.device).reshape(-1, 3).sum(0)
-        ao, unmoved, share = processes.mean(sums).tolist()
-        return {"ao": ao / share, "ao_unmoved": unmoved / share}
+        ao, ao_unmoved, share = processes.mean(sums).tolist()
+        return {"ao": ao / share, "ao_unmoved": ao_unmoved / share}
 
     return evaluate

@@ -5,6 +5,8 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..config import ConfigError
+
 #: Of the folder of a run.
 METRICS_FILE = "metrics.jsonl"
 
@@ -23,8 +25,10 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, first_step: int):
-        from torch.utils.tensorboard import SummaryWriter
-
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ConfigError("the log needs TensorBoard: pip install 'grm-kernels[training]'") from None
         path = folder / METRICS_FILE
         kept = [line for line in read_log(folder) if line["step"] <= first_step] if first_step else []
         temporary = path.with_name(f"{path.name}.tmp")

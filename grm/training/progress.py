@@ -51,6 +51,13 @@ class TrainingProgress:
         yield
         self._waited += time.perf_counter() - start
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Around what is no training: its time does not count."""
+        start = time.perf_counter()
+        yield
+        self._start += time.perf_counter() - start
+
     def advance(self, metrics: dict[str, float]) -> None:
         """After a step, with what it returned."""
         self.made += 1

@@ -1,5 +1,6 @@
 """One training step: forward, loss, backward, clipping, optimiser."""
 
+import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 
@@ -123,9 +124,12 @@ class TrainingStep:
         self.scaler.load_state_dict(state["scaler"])
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
-        # Gradients that overflow float16 are the scaler's business: it leaves the step out and scales less.
+        # Gradients that overflow float16 are the scaler's business, as long as it scales: it leaves the step out and
+        # scales less.
         checked = ["total"] if self.scaler.is_enabled() else ["total", "gradient_norm"]
-        wrong = {name: metrics[name] for name in checked if not torch.tensor(metrics[name]).isfinite()}
+        wrong = {name: metrics[name] for name in checked if not math.isfinite(metrics[name])}
+        if not math.isfinite(metrics["gradient_norm"]) and self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            wrong["gradient_norm"] = metrics["gradient_norm"]
         if wrong:
             raise NonFiniteError(", ".join(f"{name} is {value}" for name, value in wrong.items()))
 

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from ..config import TrainingConfig
+from ..config import ConfigError, TrainingConfig
 from ..data.sample import Sample
 
 
@@ -65,13 +65,13 @@ def make_schedule(config: TrainingConfig, samples: int, processes: int) -> Sched
     """The schedule of a run over epochs of so many samples. What an epoch has after its last whole step is not used.
 
     Raises:
-        ValueError: an epoch has no whole step.
+        ConfigError: an epoch has no whole step.
 
     """
     passes = processes * config.accumulate
     step_samples = passes * config.batch_size
     if samples < step_samples:
-        raise ValueError(
+        raise ConfigError(
             f"the data set gives {samples} samples an epoch, fewer than one step takes: {step_samples} (training."
             f"batch_size {config.batch_size} x training.accumulate {config.accumulate} x {processes} processes)"
         )

@@ -1,7 +1,9 @@
 """The training loop: steps, checkpoints, evaluations, logs, and how a run ends."""
 
 import json
+import math
 import signal
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -13,6 +15,7 @@ import yaml
 from rich.console import Console
 
 from ..config import Config, ConfigError
+from ..data import DataError
 from ..data.sample import Sample
 from ..model import GRM, load_pretrained_encoder, load_weights, save_weights
 from .checkpoint import Checkpoint, CheckpointError, check_resumable, load_checkpoint, save_checkpoint
@@ -30,6 +33,10 @@ CHECKPOINT_FILE, WEIGHTS_FILE, BEST_FILE, CONFIG_FILE = (
     "best.safetensors",
     "config.yaml",
 )
+
+
+# Signals that follow each other so closely are one request: torchrun passes on what a terminal has sent to all.
+_SAME_REQUEST_S = 1.0
 
 
 class TrainingResult(NamedTuple):
@@ -58,8 +65,7 @@ class Trainer:
         console: to print to; None: standard error.
 
     Raises:
-        ConfigError: the configuration describes a model that cannot be trained.
-        ValueError: the data set is smaller than one step.
+        ConfigError: the configuration describes a model that cannot be trained, or the data set is smaller than a step.
 
     """
 
@@ -160,21 +166,27 @@ class Trainer:
                     self._write_log(made, values)
                 # Agreed on, as a process that stops alone would leave the others waiting for its gradients.
                 stopped = processes.any(stop.requested)
-                if stopped or made % training.checkpoint_every == 0 or made == schedule.steps:
-                    self._save(made)
-                if stopped and made < schedule.steps:
-                    return False
-                self._evaluate_if_due(made)
+                with progress.paused():
+                    if stopped or made % training.checkpoint_every == 0 or made == schedule.steps:
+                        self._save(made)
+                    if stopped and made < schedule.steps:
+                        return False
+                    self._evaluate_if_due(made)
         return True
 
     def _next_batches(self, stream: Iterator[Sample], positions: list[Position]) -> list[Sample]:
         """The batches of a step. Where data fail, the weights are good: keeps them."""
+        error, own = None, []
         try:
-            return [next(stream) for _ in positions]
-        except Exception:
+            own = [next(stream) for _ in positions]
+        except Exception as raised:
+            error = raised
+        # All processes learn of it: the others would wait for this one's gradients, and one of them writes.
+        if self.processes.any(error is not None):
             if made := positions[0].step:
                 self._save(made)
-            raise
+            raise error or DataError("another process has no data; its own message says why")
+        return own
 
     def _make_step(self, own: list[Sample], positions: list[Position]) -> dict[str, float]:
         try:
@@ -183,7 +195,7 @@ class Trainer:
             step = positions[0].step
             path = self.folder / f"non_finite_step_{step}_process_{self.processes.rank}.json"
             samples = [
-                {"provenance": provenance, "box": box}
+                {"provenance": provenance, "box": [x if math.isfinite(x) else None for x in box]}
                 for batch in own
                 for provenance, box in zip(batch.provenance, batch.box.tolist(), strict=True)
             ]
@@ -229,10 +241,13 @@ class Trainer:
 
 
 class _StopRequest:
-    """While entered, SIGTERM and SIGINT ask the run to stop after its step instead of ending the process."""
+    """While entered, SIGTERM and SIGINT ask the run to stop after its step instead of ending the process. Asked again,
+    it stops at once, as of the last checkpoint: an evaluation may take long.
+    """
 
     def __init__(self) -> None:
         self.requested = False
+        self._asked = 0.0
 
     def __enter__(self) -> "_StopRequest":
         self._before = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -243,7 +258,10 @@ class _StopRequest:
             signal.signal(number, handler)
 
     def _request(self, _number: int, _frame: FrameType | None) -> None:
-        self.requested = True
+        now = time.monotonic()
+        if self.requested and now - self._asked > _SAME_REQUEST_S:
+            raise KeyboardInterrupt
+        self.requested, self._asked = True, now
 
 
 def _check_trainable(config: Config) -> None:

@@ -7,6 +7,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from grm.data import DataError
 from grm.training import commands, read_log
 
 from .pairs import SquarePairs
@@ -84,7 +85,7 @@ def test_a_device_must_be_there(tmp_path):
 def test_a_worker_that_fails_gets_one_line(train, monkeypatch):
     class Broken(SquarePairs):
         def __getitem__(self, index):
-            raise ValueError("of 20 draws 3 were broken, the last a/b/7.jpg")
+            raise DataError("of 20 draws 3 were broken, the last a/b/7.jpg")
 
     monkeypatch.setattr(commands, "_datasets", lambda config: (Broken(8), None))
     code, output = train("small.yaml", "--set", "training.workers=1")

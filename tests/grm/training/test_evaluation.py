@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from grm.data import DataError
 from grm.training import Processes, held_out_evaluation, mean_overlap
 
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -50,8 +51,10 @@ def test_frames_without_a_box_do_not_count():
     absent = Video([[0, 0, 10, 10], [np.nan] * 4, [10, 0, 10, 10]])
     assert mean_overlap(Shifted(5), absent) == 1
     for boxes in ([[np.nan] * 4, [0, 0, 1, 1]], [[0, 0, 1, 1], [np.nan] * 4]):
-        with pytest.raises(ValueError, match="video: expected a box in the first frame and in another"):
+        with pytest.raises(DataError, match="video: expected a box in the first frame and in another"):
             mean_overlap(Shifted(0), Video(boxes))
+        with pytest.raises(DataError, match="video: expected a box"):  # long before the first evaluation
+            held_out_evaluation([STILL, Video(boxes)], lambda model: Shifted(0))
 
 
 def test_mean_over_sequences_not_over_frames():

@@ -172,6 +172,14 @@ def test_float16_overflow_leaves_the_step_out_and_scales_less():
     assert step.scaler.get_scale() < 2.0**40
 
 
+def test_float16_gradients_that_are_not_finite_at_any_scale_stop():
+    step = make_step("training.precision=float16")
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=0.5)
+    step.model.head.size[-1].bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(NonFiniteError, match=r"gradient_norm is (inf|nan)"):
+        step([make_batch()], [Position(0, 0)], epoch_steps=5)
+
+
 def test_nothing_changes_when_the_loss_is_not_finite():
     step = make_step()
     batch = make_batch()

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ import yaml
 from rich.console import Console
 
 from grm.config import ConfigError, parse_config
+from grm.data import DataError
 from grm.model import load_model
-from grm.training import CheckpointError, NonFiniteError, Processes, Trainer, read_log
+from grm.training import CheckpointError, NonFiniteError, Processes, Trainer, progress, read_log
 from grm.training.checkpoint import load_checkpoint
+from grm.training.stream import Schedule
 
 from .pairs import SquarePairs, training_config
 
@@ -157,6 +160,50 @@ def test_data_that_fail_cost_no_step(tmp_path):
     with pytest.raises(ValueError, match="a broken image"):
         make_trainer(tmp_path, dataset=BreakAt((1, 0), ValueError("a broken image"))).run()
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == 5
+
+
+def test_data_that_fail_on_another_process_cost_no_step_either(tmp_path):
+    class Told(Processes):
+        def any(self, flag):
+            return flag or next(answers)
+
+    # Asked twice a step: has anyone no data, is anyone to stop?
+    answers = iter([False] * 8 + [True])
+    trainer = Trainer(training_config(), SquarePairs(20), tmp_path, Told(*ALONE), console=Console(file=io.StringIO()))
+    with pytest.raises(DataError, match="another process has no data"):
+        trainer.run()
+    assert load_checkpoint(tmp_path / "checkpoint.pt").step == 4
+
+
+def test_asked_twice_it_stops_at_once(tmp_path, monkeypatch):
+    """A second signal ends an evaluation, unless it follows so closely that it is the first one passed on."""
+
+    def evaluate(model, processes):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        seen.append("passed on")
+        monkeypatch.setattr("grm.training.trainer._SAME_REQUEST_S", 0)
+        time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+        seen.append("not reached")
+
+    seen = []
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, "training.evaluate_every=1", evaluate=evaluate).run()
+    assert seen == ["passed on"]
+    assert load_checkpoint(tmp_path / "checkpoint.pt").step == 5
+
+
+def test_time_of_evaluations_is_not_that_of_training(monkeypatch):
+    now = iter([0.0, 2.0, 10.0, 14.0, 14.0])  # made; a pause from 2 to 10; a step reports at 14, as do the means
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(now, 14.0))
+    shown = progress.TrainingProgress(
+        Console(file=io.StringIO()), Schedule(5, 1, training_config().training), 0, enabled=False
+    )
+    with shown.paused():
+        pass
+    shown.advance({"total": 1.0, "iou": 0.5})
+    assert shown.means()["samples_per_s"] == pytest.approx(4 / 6)  # a batch of 4 in 14 - 8 seconds
 
 
 def test_threads(tmp_path):
