@@ -1,13 +1,21 @@
 """The processes that train together, as torchrun starts them; without it there is one."""
 
+import gc
+import importlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from ..config import ConfigError
+
+# A process waits so long for the others: they may have longer sequences to track in an evaluation.
+_TIMEOUT = timedelta(hours=1)
 
 
 class Processes(NamedTuple):
@@ -54,19 +62,32 @@ def join_processes(device: str | None = None) -> Iterator[Processes]:
     Args:
         device: "cpu" or "cuda"; None: GPUs where there are any. Each process takes the one of its local rank.
 
+    Raises:
+        ConfigError: there are fewer GPUs than processes on this machine.
+
     """
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if kind == "cuda":
         chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if chosen.index >= torch.cuda.device_count():
+            raise ConfigError(
+                f"local process {chosen.index} (LOCAL_RANK): expected a GPU for each, got {torch.cuda.device_count()}"
+            )
         torch.cuda.set_device(chosen)
     else:
         chosen = torch.device(kind)
     if count == 1:
         yield Processes(0, 1, chosen)
         return
-    dist.init_process_group("nccl" if kind == "cuda" else "gloo")
+    # Gloo's threads need Python's lock to let go of a tensor, and abort if the interpreter is ending by then. They end
+    # with the group, once nothing refers to it: DistributedDataParallel does, and so do default arguments of functions
+    # in this module, unless it is loaded before there is a group.
+    importlib.import_module("torch.distributed.nn.functional")
+    on_gpu = chosen if kind == "cuda" else None
+    dist.init_process_group("nccl" if on_gpu else "gloo", timeout=_TIMEOUT, device_id=on_gpu)
     try:
         yield Processes(dist.get_rank(), count, chosen)
     finally:
+        gc.collect()
         dist.destroy_process_group()

@@ -117,6 +117,7 @@ class Trainer:
             if finished:
                 save_weights(self._step.model, self.folder / WEIGHTS_FILE, {"step": str(self.schedule.steps)})
             draw_log(self.folder)
+        del self._step  # it keeps the group of processes alive
         return TrainingResult(progress.made, finished, self.evaluations)
 
     def _begin(self, resume: bool) -> int:
