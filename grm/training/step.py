@@ -50,7 +50,9 @@ class TrainingStep:
         self._forward: nn.Module = model
         if processes.count > 1:
             on_gpu = [self.device] if self.device.type == "cuda" else None
-            self._forward = DistributedDataParallel(model, device_ids=on_gpu, gradient_as_bucket_view=True)
+            self._forward = DistributedDataParallel(
+                model, device_ids=on_gpu, gradient_as_bucket_view=True, broadcast_buffers=False
+            )
 
     def __call__(self, batches: Sequence[Sample], positions: Sequence[Position], epoch_steps: int) -> dict[str, float]:
         """Makes a step.
