@@ -1,6 +1,7 @@
 """The order of the samples: which ones make which step, on which process, however often a run was resumed."""
 
 import os
+import signal
 from collections.abc import Generator, Iterator
 from typing import NamedTuple, Protocol
 
@@ -89,7 +90,7 @@ def batches(
         batch_sampler=passes,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=_leave_group,
+        worker_init_fn=_only_listen_to_trainer,
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
     )
@@ -113,6 +114,8 @@ class _Passes(Sampler):
                 yield list(self.schedule.indices(position))
 
 
-def _leave_group(_worker: int) -> None:
-    # What stops a run is sent to its whole process group. The training process answers, and ends its workers itself.
+def _only_listen_to_trainer(_worker: int) -> None:
+    # What stops a run is sent to its whole process group, or to each process of a job. The training process answers,
+    # and ends its workers itself.
     os.setpgrp()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

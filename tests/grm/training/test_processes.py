@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,12 +35,19 @@ def steps_logged(folder):
     return lines[-1]["step"] if lines else 0
 
 
-def kill_after(process, folder, step, delay, number=signal.SIGKILL, group=False):
+def children_of(process):
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def kill_after(process, folder, step, delay, number=signal.SIGKILL, target="process"):
     deadline = time.monotonic() + TIMEOUT_S
     while steps_logged(folder) < step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
     time.sleep(delay)
-    (os.killpg if group else os.kill)(process.pid, number)
+    if target == "job":
+        for child in children_of(process):
+            os.kill(child, number)
+    (os.killpg if target == "group" else os.kill)(process.pid, number)
     return process.communicate(timeout=TIMEOUT_S)[1]
 
 
@@ -74,10 +82,11 @@ def test_killed_at_any_moment_a_run_ends_with_the_same_bits(tmp_path, count):
     assert_same_state(state_of(whole), state_of(parts))
 
 
-@pytest.mark.parametrize("group", [False, True], ids=["process", "with its workers"])
-def test_sigterm_from_outside_ends_the_process_well(tmp_path, group):
+@pytest.mark.parametrize("target", ["process", "group", "job"])
+def test_sigterm_from_outside_ends_the_process_well(tmp_path, target):
+    """Sent to it alone, to its process group as a terminal does, or to it and its workers as job schedulers do."""
     process = start(tmp_path, *NOISY, "training.epochs=1000", resume=False)
-    error = kill_after(process, tmp_path, 2, 0, signal.SIGTERM, group=group)
+    error = kill_after(process, tmp_path, 2, 0, signal.SIGTERM, target)
     assert process.returncode == 0, error
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == steps_logged(tmp_path) >= 2
 
