@@ -153,7 +153,8 @@ class Trainer:
         stream = batches(
             self.dataset, schedule, processes.rank, processes.count, made, pin_memory=processes.device.type == "cuda"
         )
-        self._evaluate_if_due(made)
+        if self._evaluation_due(made):
+            self._evaluate_model(made)
         with closing(stream):
             for step in range(made, schedule.steps):
                 positions = schedule.positions(processes.rank, processes.count, step)
@@ -168,11 +169,13 @@ class Trainer:
                 # Agreed on, as a process that stops alone would leave the others waiting for its gradients.
                 stopped = processes.any(stop.requested)
                 with progress.paused():
-                    if stopped or made % training.checkpoint_every == 0 or made == schedule.steps:
+                    due = self._evaluation_due(made)
+                    if stopped or due or made % training.checkpoint_every == 0 or made == schedule.steps:
                         self._save(made)
                     if stopped and made < schedule.steps:
                         return False
-                    self._evaluate_if_due(made)
+                    if due:
+                        self._evaluate_model(made)
         return True
 
     def _next_batches(self, stream: Iterator[Sample], positions: list[Position]) -> list[Sample]:
@@ -203,13 +206,13 @@ class Trainer:
             path.write_text(json.dumps({"step": step, "error": str(error), "samples": samples}, indent=1) + "\n")
             raise NonFiniteError(f"step {step}: {error}; the samples are named in {path}") from None
 
-    def _evaluate_if_due(self, made: int) -> None:
+    def _evaluation_due(self, made: int) -> bool:
         if self.evaluate is None or not made or made in self.evaluations:
-            return
+            return False
         interval = self.config.training.evaluate_every * self.schedule.epoch_steps
-        if made % interval and made != self.schedule.steps:
-            return
-        self._save(made)
+        return made % interval == 0 or made == self.schedule.steps
+
+    def _evaluate_model(self, made: int) -> None:
         model = self._step.model
         self.processes.take_from_first(model.buffers())
         results = self.evaluate(model.eval(), self.processes)
