@@ -59,6 +59,9 @@ def save_weights(
         metadata: more to keep with it; "format" and "config" are taken.
         dtype: that the weights are rounded to; None: as they are. Loading them gives a model its own dtype again.
 
+    Raises:
+        OSError: the file cannot be written.
+
     """
     if model.prepared:
         raise ValueError("a model prepared for inference cannot be saved; save the one it was prepared from")
@@ -67,6 +70,8 @@ def save_weights(
     try:
         save_file({name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}, temporary, metadata)
         os.replace(temporary, path)
+    except SafetensorError as error:
+        raise OSError(f"{path}: cannot be written: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
 

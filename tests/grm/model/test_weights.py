@@ -76,6 +76,11 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
+def test_a_file_that_cannot_be_written(tmp_path):
+    with pytest.raises(OSError, match=r"nowhere/model\.safetensors: cannot be written"):
+        save_weights(small_model(), tmp_path / "nowhere" / "model.safetensors")
+
+
 def test_prepared_models_are_not_saved(tmp_path):
     with pytest.raises(ValueError, match="save the one it was prepared from"):
         save_weights(small_model().prepare_inference(), tmp_path / "model.safetensors")
