@@ -12,6 +12,8 @@ Boxes = NDArray[np.float64]
 
 #: A tracked box stays this many pixels inside the frame and is at least as large, as in the published tracker.
 CLIP_MARGIN = 10
+#: Square roots of the areas of boxes that can be cropped, in pixels: OpenCV's images have sides below 2^15.
+SMALLEST, LARGEST = 1e-3, 4000
 
 
 class BoxError(ValueError):
@@ -36,6 +38,12 @@ def as_boxes(boxes: ArrayLike, name: str = "box") -> Boxes:
         first = array[wrong][0].tolist() if array.ndim > 1 else array.tolist()
         raise BoxError(f"{name}: expected finite numbers with positive width and height, got x, y, w, h = {first}")
     return array
+
+
+def can_be_cropped(boxes: Boxes) -> NDArray[np.bool_]:
+    """(...,) whether boxes (..., 4) of positive width and height are from SMALLEST to LARGEST."""
+    size = np.sqrt(boxes[..., 2]) * np.sqrt(boxes[..., 3])
+    return (size >= SMALLEST) & (size <= LARGEST)
 
 
 def clip_boxes(boxes: Boxes, width: int, height: int, margin: int = CLIP_MARGIN) -> Boxes:

@@ -313,7 +313,7 @@ class DataConfig(_Section):
     brightness: float = Field(0.2, ge=0, lt=1)
     #: Broken images and annotations are replaced by the next draw until, in one process, there are more than
     #: `failures` of them and they are more than this share of its draws.
-    failure_share: float = Field(0.01, ge=0, le=1)
+    failure_share: float = Field(0.01, ge=0, lt=1)
     failures: int = Field(10, ge=0)
     synthetic: SyntheticConfig = SyntheticConfig()
 

@@ -16,13 +16,7 @@ def read_lines(path: Path) -> list[str]:
         DataError: it cannot be read, or is not text.
 
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a text file") from None
-    return [line for line in map(str.strip, text.splitlines()) if line]
+    return [line for line in map(str.strip, _read_text(path).splitlines()) if line]
 
 
 def read_boxes(path: Path) -> Boxes:
@@ -32,10 +26,11 @@ def read_boxes(path: Path) -> Boxes:
         (N, 4), N at least 1; NaN in the rows of boxes that are NaN, infinite, or without an area.
 
     Raises:
-        DataError: a line is not four numbers, or there is none.
+        DataError: a line is not four numbers (an empty one before the last would move the boxes after it to other
+            frames), or there is none.
 
     """
-    lines = read_lines(path)
+    lines = _read_text(path).rstrip().splitlines()
     rows = [line.replace(",", " ").split() for line in lines]
     if wrong := [line for line, row in zip(lines, rows, strict=True) if len(row) != 4]:
         raise DataError(f"{path}: expected x, y, width, height in every line, got {wrong[0]!r}")
@@ -68,6 +63,15 @@ def read_integers(path: Path, count: int) -> NDArray[np.int64]:
     if len(numbers) != count:
         raise DataError(f"{path}: expected a number for each of {count} frames, got {len(numbers)}")
     return numbers
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file") from None
 
 
 def has_box(boxes: Boxes) -> NDArray[np.bool_]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from ..boxes import can_be_cropped
 from ..config import Config
 from .annotations import has_box
 from .errors import DataError
@@ -88,8 +89,10 @@ def _check_frames(sequence: Sequence, still: bool, every: int, found: Findings) 
 def _check_box(sequence: Sequence, index: int, width: int, height: int, found: Findings) -> None:
     low, size = sequence.boxes[index, :2], sequence.boxes[index, 2:]
     limit = np.array([width, height])
+    box = ", ".join(f"{value:g}" for value in sequence.boxes[index])
     if sequence.visible[index] and ((low >= limit) | (low + size <= 0)).any():
-        box = ", ".join(f"{value:g}" for value in sequence.boxes[index])
         found.faults.append(f"{sequence.name} frame {index}: the box {box} is outside of {width} x {height} pixels")
+    elif sequence.visible[index] and not can_be_cropped(sequence.boxes[index]):
+        found.faults.append(f"{sequence.name} frame {index}: the box {box} is too large or too small to be cropped")
     # A box may end on the far side of the last pixel; data sets that count from 1 are one pixel off.
     found.over_edge += bool(((low < -1) | (low + size > limit + 1)).any())

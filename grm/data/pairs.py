@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from ..boxes import Boxes
+from ..boxes import Boxes, can_be_cropped
 from ..config import Config, CropConfig, DataConfig, ModelConfig
 from ..crop import Image, crop_image, crop_region
 from .augmentation import brightened, jitter_box, mirror_box, mirror_label, mirrored, without_color
@@ -138,6 +138,8 @@ class PairDataset(Dataset[Sample]):
             boxes = [mirror_box(box, image.shape[1]) for box, image in zip(boxes, images, strict=True)]
             images = [mirrored(image) for image in images]
         around = [boxes[0], jitter_box(boxes[1], self.data.jitter, rng)]
+        if not can_be_cropped(np.stack(around)).all():
+            raise DataError(f"{choice}: no crops of this size, of boxes {boxes[0].tolist()}, {boxes[1].tolist()}")
         template = self._cut(images[0], boxes[0], around[0], self.model.template, rng)
         search = self._cut(images[1], boxes[1], around[1], self.model.search, rng)
         if template is None or search is None:

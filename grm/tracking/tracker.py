@@ -7,13 +7,10 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..boxes import CLIP_MARGIN, BoxError, Boxes, as_boxes, clip_boxes
+from ..boxes import CLIP_MARGIN, LARGEST, SMALLEST, BoxError, Boxes, as_boxes, can_be_cropped, clip_boxes
 from ..crop import CropRegion, Image, Mapping, crop_image, crop_region
 from ..model import GRM
 from .network import Located, TrackingNetwork
-
-# Square roots of the areas of boxes that can be cropped, in pixels: OpenCV's images have sides below 2^15.
-_SMALLEST, _LARGEST = 1e-3, 4000
 
 
 class Track(NamedTuple):
@@ -109,10 +106,9 @@ class Tracker:
         self._one_target = boxes.ndim == 1
 
     def _template_region(self, box: Boxes, width: int, height: int) -> CropRegion:
-        area = float(box[2]) * float(box[3])
-        if not _SMALLEST**2 <= area <= _LARGEST**2:
+        if not can_be_cropped(box):
             raise BoxError(
-                f"box: expected a square root of the area from {_SMALLEST} to {_LARGEST} pixels, got x, y, width, "
+                f"box: expected a square root of the area from {SMALLEST} to {LARGEST} pixels, got x, y, width, "
                 f"height = {box.tolist()}"
             )
         region = crop_region(box, self.config.template.factor)

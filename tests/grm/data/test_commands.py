@@ -83,6 +83,15 @@ def test_broken_data(whole):
     ]
 
 
+def test_boxes_that_cannot_be_cropped_are_faults(whole):
+    trees.write_boxes(whole / "own" / "groundtruth.txt", [[5, 6, 1e6, 1e6], *trees.boxes_of(29)])
+    status, lines, _ = checked(whole)
+    assert status == 1
+    assert lines[4:] == [
+        "held_out.own: own frame 0: the box 5, 6, 1e+06, 1e+06 is too large or too small to be cropped"
+    ]
+
+
 def test_many_faults_are_summed_up(whole):
     for path in (whole / "lasot" / "cat" / "cat-1" / "img").glob("*.jpg"):
         path.unlink()

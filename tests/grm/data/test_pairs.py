@@ -281,10 +281,16 @@ def test_too_many_failures_stop_a_loader_too(tmp_path):
 def test_broken_annotations_count_as_failures(tmp_path):
     train = broken_tree(tmp_path, 0, count=3)
     (tmp_path / "01" / "groundtruth.txt").write_text("1,2,3\n")
-    pairs = training_pairs(configured(train, failure_share=1), seed=0)
+    pairs = training_pairs(configured(train, failure_share=0.9), seed=0)
     for i in range(20):
         assert not pairs[i].provenance.startswith("it/01")
     assert pairs.failures > 0
+
+
+@pytest.mark.parametrize("box", [[0, 0, 1e9, 1e9], [3, 3, 1e-9, 1e-9]], ids=["large", "small"])
+def test_boxes_that_cannot_be_cropped_count_as_failures(box):
+    with pytest.raises(DataError, match=r"11 of 11 draws failed.*it/it frames \d+, \d+: no crops of this size"):
+        pairs_of([Drawn("it", 30, boxes=[box] * 30)])[0]
 
 
 def test_nothing_to_train_on():

@@ -239,6 +239,21 @@ def test_folder_counts_must_agree(tmp_path):
         _ = opened(tmp_path, "folder")[0].boxes
 
 
+@pytest.mark.parametrize("kind", ["trackingnet", "folder"])
+def test_an_empty_line_does_not_move_the_boxes_after_it(tmp_path, kind):
+    if kind == "folder":
+        path = trees.write_folder(tmp_path, count=4) / "groundtruth.txt"
+    else:
+        trees.write_trackingnet(tmp_path, {"TRAIN_0": ["a"]})
+        path = tmp_path / "TRAIN_0" / "anno" / "a.txt"
+    lines = path.read_text().splitlines()
+    path.write_text("\n".join([*lines, "", " \n"]))
+    assert len(opened(tmp_path, kind)[0].boxes) == len(lines)
+    path.write_text("\n".join(["", *lines[1:]]))
+    with pytest.raises(DataError, match=r"expected x, y, width, height in every line, got ''"):
+        _ = opened(tmp_path, kind)[0].boxes
+
+
 def too_large(jpeg):
     """The same with a header that says 65,500 x 65,500 pixels."""
     at = jpeg.index(b"\xff\xc0") + 5  # start of the frame: marker, length, bits, then height and width
