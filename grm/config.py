@@ -358,8 +358,9 @@ class TrainingConfig(_Section):
     #: The gradient is scaled down to this norm; null: never.
     clip_norm: float | None = Field(0.1, gt=0)
     loss: LossConfig = LossConfig()
-    #: Of the products. Weights, losses and the optimiser stay in float32.
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    #: Of the products. Weights, losses and the optimiser stay in float32. "auto" is bfloat16 where the device has
+    #: instructions for it, float32 elsewhere; the run's own configuration says which.
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     #: Whether torch.compile makes one graph of the model.
     compile: bool = False
     #: Processes of each training process that make samples; 0: it makes them itself.

@@ -18,6 +18,7 @@ from ..config import Config, ConfigError
 from ..data import DataError
 from ..data.sample import Sample
 from ..model import GRM, load_pretrained_encoder, load_weights, save_weights
+from ..model.linear import has_fast_bfloat16
 from .checkpoint import Checkpoint, CheckpointError, check_resumable, load_checkpoint, save_checkpoint
 from .distributed import Processes
 from .evaluation import Evaluation
@@ -80,7 +81,7 @@ class Trainer:
         console: Console | None = None,
     ):
         _check_trainable(config)
-        self.config = config
+        self.config = config = _with_precision(config, processes)
         self.dataset = dataset
         self.folder = Path(folder)
         self.processes = processes
@@ -266,6 +267,15 @@ class _StopRequest:
         if self.requested and now - self._asked > _SAME_REQUEST_S:
             raise KeyboardInterrupt
         self.requested, self._asked = True, now
+
+
+def _with_precision(config: Config, processes: Processes) -> Config:
+    """The configuration with a precision in place of "auto", the same on all processes."""
+    if config.training.precision != "auto":
+        return config
+    slow = processes.any(not has_fast_bfloat16(processes.device))
+    training = config.training.model_copy(update={"precision": "float32" if slow else "bfloat16"})
+    return config.model_copy(update={"training": training})
 
 
 def _check_trainable(config: Config) -> None:

@@ -206,6 +206,16 @@ def test_time_of_evaluations_is_not_that_of_training(monkeypatch):
     assert shown.means()["samples_per_s"] == pytest.approx(4 / 6)  # a batch of 4 in 14 - 8 seconds
 
 
+@pytest.mark.parametrize(("fast", "precision"), [(True, "bfloat16"), (False, "float32")])
+def test_automatic_precision_is_settled_when_a_run_begins(tmp_path, monkeypatch, fast, precision):
+    monkeypatch.setattr("grm.training.trainer.has_fast_bfloat16", lambda device: fast)
+    make_trainer(tmp_path, "training.precision=auto", "training.epochs=1").run()
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["training"]["precision"] == precision
+    monkeypatch.setattr("grm.training.trainer.has_fast_bfloat16", lambda device: not fast)
+    with pytest.raises(CheckpointError, match=f"training.precision was '{precision}', is"):
+        make_trainer(tmp_path, "training.precision=auto", "training.epochs=1").run(resume=True)
+
+
 def test_threads(tmp_path):
     before = torch.get_num_threads()
     try:
