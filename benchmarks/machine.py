@@ -50,6 +50,11 @@ def source_hash(patterns: tuple[str, ...] = CPU_SOURCES) -> str:
     return digest.hexdigest()[:12]
 
 
+def file_hash(path: Path) -> str:
+    """Of one file's content."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
+
+
 def describe() -> dict[str, object]:
     """Processor, threads, versions, instruction set and the hash of the sources."""
     try:

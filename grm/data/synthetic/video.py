@@ -88,6 +88,13 @@ class SyntheticSequence:
         return boxes
 
     @cached_property
+    def other_boxes(self) -> Boxes:
+        """(M, N, 4) tight boxes of the M objects that are not the target, wherever they are."""
+        frames = np.arange(len(self))
+        boxes = [sprite.boxes(frames) for sprite in (*self._behind, *self._front)]
+        return np.stack(boxes) if boxes else np.empty((0, len(self), 4))
+
+    @cached_property
     def shown(self) -> Array:
         """(N,) share of the target's area that is inside the frame and behind nothing."""
         x, y = self.target.inside(np.arange(len(self)))

@@ -1,0 +1,159 @@
+"""What trained weights track, and what they lose: ``python -m benchmarks.learning WEIGHTS [--sequences FOLDER]``.
+
+On held-out synthetic sequences, where it is known what hides the target and where everything else is; and, if given, on
+folders of frames with boxes. `docs/training.md` reads its figures from the record.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import machine
+from grm.boxes import iou
+from grm.config import SyntheticConfig
+from grm.data import DataError, Sequence
+from grm.data.folder import folder
+from grm.data.synthetic import HELD_OUT, SyntheticSequence, synthetic_sequence
+from grm.model import load_model
+from grm.tracking import Tracker
+from grm.training.evaluation import unmoved_overlap
+from grm_kernels import Category
+
+#: A target is lost at the first of so many frames in a row whose overlap is below this.
+LOST_FRAMES, LOST_OVERLAP = 5, 0.1
+#: It counts as hidden where less of it is seen; a loss is that of a hidden target if it was so then, or in so many
+#: frames before.
+HIDDEN, BEFORE = 0.5, 5
+#: The box is on something from this overlap on.
+ON = 0.3
+#: Overlap of a box that is right enough for its size, and its score, to say something.
+RIGHT = 0.5
+
+
+class Tracked(NamedTuple):
+    """What a tracker said of the frames of a sequence after the first."""
+
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float64]
+    #: (frames, layers) the share of the search tokens in A.
+    shares: NDArray[np.float64]
+    #: Overlap with the truth; NaN where there is none.
+    overlap: NDArray[np.float64]
+
+
+def follow(tracker: Tracker, sequence: Sequence) -> Tracked:
+    """Tracks a sequence from its first box."""
+    tracker.initialize(sequence.frame(0), sequence.boxes[0])
+    tracks = [tracker.track(sequence.frame(i)) for i in range(1, len(sequence))]
+    boxes = np.stack([track.box for track in tracks])
+    truth = sequence.boxes[1:]
+    overlap = np.where(np.isfinite(truth).all(-1), iou(boxes, truth), np.nan)
+    shares = np.array([(track.division == Category.A).mean((1, 2)) for track in tracks])
+    return Tracked(boxes, np.array([float(track.score) for track in tracks]), shares, overlap)
+
+
+def lost_at(overlap: NDArray[np.float64]) -> int | None:
+    """The place in `overlap` at which the target is lost, if it is. Places without a truth do not count."""
+    known = np.flatnonzero(np.isfinite(overlap))
+    low = overlap[known] < LOST_OVERLAP
+    starts = [i for i in range(len(low) - LOST_FRAMES + 1) if low[i : i + LOST_FRAMES].all()]
+    return int(known[starts[0]]) if starts else None
+
+
+def loss_of(tracked: Tracked, sequence: SyntheticSequence) -> dict[str, bool] | None:
+    """How the target was lost, if it was: was it hidden, was the box on another object then, was it found again?"""
+    start = lost_at(tracked.overlap)
+    if start is None:
+        return None
+    during = slice(start, start + LOST_FRAMES)
+    # Frame i of the sequence is i - 1 of what was tracked.
+    shown = sequence.shown[max(0, start + 1 - BEFORE) : start + 2]
+    others = iou(sequence.other_boxes[:, 1:][:, during], tracked.boxes[during])
+    return {
+        "hidden": bool(shown.min() < HIDDEN),
+        "on_another": bool((others > ON).any()),
+        "found_again": bool((tracked.overlap[start + LOST_FRAMES :] > RIGHT).any()),
+    }
+
+
+def describe_synthetic(tracker: Tracker, config: SyntheticConfig, count: int) -> dict:
+    """The record of the first `count` held-out sequences."""
+    sequences = [synthetic_sequence(config, HELD_OUT + seed) for seed in range(count)]
+    tracked = [follow(tracker, sequence) for sequence in sequences]
+    scores = np.array([np.nanmean(track.overlap) for track in tracked])
+    losses = [found for found in map(loss_of, tracked, sequences) if found]
+    overlap, score = (np.concatenate([getattr(track, name) for track in tracked]) for name in ("overlap", "scores"))
+    shown = np.concatenate([sequence.shown[1:] for sequence in sequences])
+    extent = np.concatenate([track.boxes[:, 2:] for track in tracked])
+    true_extent = np.concatenate([sequence.boxes[1:, 2:] for sequence in sequences])
+    right = overlap > RIGHT
+    kinds = {
+        "on the target": right & (shown >= HIDDEN),
+        "target hidden": shown < HIDDEN,
+        "elsewhere": (overlap < LOST_OVERLAP) & (shown >= HIDDEN),
+    }
+    return {
+        "sequences": count,
+        "ao": scores.mean(),
+        "ao_of_the_first_20": scores[:20].mean(),
+        "standard_error": scores.std(ddof=1) / count**0.5 if count > 1 else None,
+        "ao_unmoved": np.mean([unmoved_overlap(sequence) for sequence in sequences]),
+        "lost": {"sequences": len(losses), **{name: sum(x[name] for x in losses) for name in (losses or [{}])[0]}},
+        "size": float(np.exp(np.log(extent[right] / true_extent[right]).mean())) if right.any() else None,
+        "median_score": {name: float(np.median(score[where])) for name, where in kinds.items() if where.any()},
+        "share_of_a": np.concatenate([track.shares for track in tracked]).mean(0).tolist(),
+    }
+
+
+def describe_folders(tracker: Tracker, root: Path) -> dict:
+    """The record of a folder of frames with boxes, or of one of such folders."""
+    rows = {}
+    for sequence in folder(root, "all", None):
+        overlap = float(np.nanmean(follow(tracker, sequence).overlap))
+        rows[sequence.name] = {"frames": len(sequence), "ao": overlap, "ao_unmoved": unmoved_overlap(sequence)}
+    if not rows:
+        raise DataError(f"{root}: neither groundtruth.txt nor a folder that has one")
+    means = {name: float(np.mean([row[name] for row in rows.values()])) for name in ("ao", "ao_unmoved")}
+    return {"sequences": rows, **means}
+
+
+def run(weights: Path, dtype: torch.dtype, count: int, sequences: Path | None) -> dict:
+    """Measures all, and returns the record."""
+    tracker = Tracker(load_model(weights), dtype=dtype)
+    record = {
+        "kind": "learning",
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine.describe(),
+        "weights": machine.file_hash(weights),
+        "dtype": str(dtype).removeprefix("torch."),
+        "synthetic": describe_synthetic(tracker, SyntheticConfig(), count),
+    }
+    return record | ({"folders": describe_folders(tracker, sequences)} if sequences else {})
+
+
+def main() -> None:
+    """Measures, prints the record and writes it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
+    parser.add_argument("weights", type=Path, help="of a model, as `grm train` writes them")
+    parser.add_argument("--count", type=int, default=60, help="held-out synthetic sequences (default 60)")
+    parser.add_argument("--sequences", type=Path, help="a folder of frames with groundtruth.txt, or of such folders")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the record")
+    options = parser.parse_args()
+    record = run(options.weights, getattr(torch, options.dtype), options.count, options.sequences)
+    text = json.dumps(record, indent=1)
+    print(text)
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"learning_{options.dtype}.json"
+    path.write_text(text + "\n")
+    print(f"record: {path}")
+
+
+if __name__ == "__main__":
+    main()
