@@ -43,15 +43,19 @@ class RunLog:
         self._file.write(json.dumps({"step": step, "epoch": epoch, **finite}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            group = (
-                "share_a/layer_" + name.removeprefix("share_a_") if name.startswith("share_a_") else f"training/{name}"
-            )
-            self._board.add_scalar(group, value, step)
+            self._board.add_scalar(_board_name(name), value, step)
 
     def close(self) -> None:
         """Ends both files."""
         self._file.close()
         self._board.close()
+
+
+def _board_name(name: str) -> str:
+    """A metric's name on TensorBoard, which puts in one group what has the same word before the slash."""
+    if name.startswith("share_a_"):
+        return f"share_a/layer_{name.removeprefix('share_a_')}"
+    return f"held_out/{name}" if name.startswith("ao") else f"training/{name}"
 
 
 def read_log(folder: Path) -> list[dict[str, float | None]]:
