@@ -42,6 +42,9 @@ def coco(root: Path, split: str, names: list[str] | None) -> Sequences[int]:
         split: "train" or "val".
         names: take the objects of these images only: their file names.
 
+    Raises:
+        DataError: pycocotools is not installed, or the annotation file cannot be read.
+
     """
     try:
         from pycocotools.coco import COCO

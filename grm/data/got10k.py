@@ -46,6 +46,9 @@ def got10k(root: Path, split: str, names: list[str] | None) -> Sequences[str]:
         split: "train", "val" or "test".
         names: take these only: names, or their places in `list.txt` counted from 0, as published splits have them.
 
+    Raises:
+        DataError: the list of the split cannot be read, or a sequence that is named is not in it.
+
     """
     listed = read_lines(root / split / "list.txt")
     if names is not None:

@@ -43,6 +43,9 @@ def lasot(root: Path, split: str, names: list[str] | None) -> Sequences[str]:
         split: "train", "test" (by the lists that come with the data set) or "all".
         names: take these ("airplane-1") instead.
 
+    Raises:
+        DataError: the list of the split cannot be read.
+
     """
     if names is None:
         if split == "all":

@@ -49,6 +49,9 @@ def trackingnet(root: Path, split: str, names: list[str] | None) -> Sequences[tu
         split: "train" or "test".
         names: take these videos only.
 
+    Raises:
+        DataError: a video that is named is not there.
+
     """
     keys = [
         (part.name, video.removesuffix(".txt"))

@@ -46,6 +46,9 @@ def training_losses(prediction: Prediction, boxes: Tensor, weights: LossConfig) 
         boxes: the truth; may reach over the search region.
         weights: of the terms.
 
+    Raises:
+        ValueError: the entropy or the supervision has a weight, and no layer a division that it could be of.
+
     """
     boxes = boxes.to(prediction.boxes.dtype)
     side = prediction.score_map.shape[-1]

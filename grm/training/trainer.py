@@ -101,6 +101,8 @@ class Trainer:
         Raises:
             CheckpointError: the folder holds a run already and `resume` is not set, or its checkpoint is broken or of
                 another run, or one cannot be written.
+            DataError: too much of the data is broken; the last checkpoint is of the step before.
+            KeyboardInterrupt: it was asked to stop a second time.
             NonFiniteError: the loss or its gradient is not finite. The last checkpoint is of before that, and a JSON
                 file in the folder names the samples of the step.
             WeightsError: the pretrained weights do not fit.
