@@ -26,15 +26,12 @@ from grm.data.sample import Sample
 from grm.model import GRM, encoder
 from grm.training import Processes, TrainingStep
 from grm.training.stream import Position
+from grm_kernels import masked_attention, separate_attention
 
-#: Forms of attention and, where one cannot be trained, why.
-FORMS = {
-    "fused": None,
-    "masked": None,
-    "separate": "gives the policy no gradient, so the division modules cannot be trained",
-}
-#: What the encoder calls in layers that divide, by form.
-_FUNCTIONS = {"fused": "category_attention", "masked": "masked_attention"}
+#: Forms of attention. "separate" gives the policy no gradient: its step leaves the division modules as they are.
+FORMS = ("fused", "masked", "separate")
+#: What the encoder calls in layers that divide, by form; for "separate", with which it refuses to train, in its place.
+_FUNCTIONS = {"fused": "category_attention", "masked": "masked_attention", "separate": "category_attention"}
 #: Names of the marks.
 FORWARD, BACKWARD, END = "attention forward", "attention backward", "attention ends"
 
@@ -109,7 +106,7 @@ class _Leave(torch.autograd.Function):
 
 @contextmanager
 def timed_attention(form: str, watch: Stopwatch) -> Iterator[None]:
-    """While entered, attention whose policy has a gradient runs under the stopwatch."""
+    """While entered, attention in layers that divide is of this form, and under the stopwatch."""
     attend = getattr(encoder, _FUNCTIONS[form])
 
     def fused(q: Tensor, k: Tensor, v: Tensor, categories: Tensor, policy: Tensor | None = None, **options) -> Tensor:
@@ -121,7 +118,14 @@ def timed_attention(form: str, watch: Stopwatch) -> Iterator[None]:
     def masked(q: Tensor, k: Tensor, v: Tensor, policy: Tensor) -> Tensor:
         return _Leave.apply(watch, attend(*_Enter.apply(watch, q, k, v, policy)))
 
-    with mock.patch.object(encoder, _FUNCTIONS[form], {"fused": fused, "masked": masked}[form]):
+    def separate(
+        q: Tensor, k: Tensor, v: Tensor, categories: Tensor, policy: Tensor | None = None, **options
+    ) -> Tensor:
+        if policy is None:
+            return attend(q, k, v, categories, **options)
+        return _Leave.apply(watch, separate_attention(*_Enter.apply(watch, q, k, v), categories))
+
+    with mock.patch.object(encoder, _FUNCTIONS[form], {"fused": fused, "masked": masked, "separate": separate}[form]):
         yield
 
 
@@ -138,26 +142,27 @@ def make_batch(config: Config, count: int) -> Sample:
 
 def make_step(case: Case, form: str, processes: Processes) -> TrainingStep:
     """The trainer's step of a preset with new weights, the same for every form."""
-    overrides = [f"model.encoder.attention={form}", f"training.precision={case.precision}", "training.seed=0"]
+    attention = "masked" if form == "masked" else "fused"
+    overrides = [f"model.encoder.attention={attention}", f"training.precision={case.precision}", "training.seed=0"]
     config = load_config(case.preset, overrides)
     torch.manual_seed(0)
     return TrainingStep(GRM(config.model), config, processes)
 
 
-def division_gradients(step: TrainingStep, batch: Sample) -> tuple[Tensor, Tensor]:
-    """The loss, and the gradient of all parameters of the division modules as one vector."""
+def loss_and_gradient(step: TrainingStep, batch: Sample, part: str) -> tuple[Tensor, Tensor]:
+    """The loss, and the gradient, as one vector, of all parameters with `part` in their names."""
     step.optimizer.zero_grad()
     losses, _ = step.losses(batch, Position(0, 0))
     losses.total.backward()
-    parameters = [p for name, p in step.model.named_parameters() if ".division." in name]
+    parameters = [p for name, p in step.model.named_parameters() if part in name]
     gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
     step.optimizer.zero_grad()
     return losses.total.detach(), gradient
 
 
 def check_agreement(case: Case, steps: dict[str, TrainingStep], batch: Sample) -> None:
-    """Compares loss and gradients of the division modules, which all attention has a part in, with the masked form's in
-    float32.
+    """Compares loss and gradients with the masked form's in float32: of the fused form the division modules' gradients,
+    which all attention has a part in; of the separate form the q, k, v projections', with a policy that gets none.
 
     A form may be off, in norm, by twice as much as the masked form at its own precision, plus 1%: rounding decides
     single tokens differently.
@@ -166,17 +171,23 @@ def check_agreement(case: Case, steps: dict[str, TrainingStep], batch: Sample) -
         WrongResultError: one is.
 
     """
-    exact = division_gradients(
-        make_step(replace(case, precision="float32"), "masked", steps["masked"].processes), batch
-    )
-    errors = {
-        form: [((a - b).norm() / b.norm()).item() for a, b in zip(division_gradients(step, batch), exact, strict=True)]
-        for form, step in steps.items()
-    }
-    for form, found in errors.items():
-        for what, error, masked in zip(("loss", "gradient of the division"), found, errors["masked"], strict=True):
-            if not error <= 2 * masked + 0.01:
-                raise WrongResultError(f"{form}: {what} is {error:.2%} off, bound {2 * masked + 0.01:.2%}")
+    exact = make_step(replace(case, precision="float32"), "masked", steps["masked"].processes)
+
+    def without_policy(q: Tensor, k: Tensor, v: Tensor, policy: Tensor) -> Tensor:
+        return masked_attention(q, k, v, policy.detach())
+
+    for form, part, reference in (
+        ("fused", ".division.", masked_attention),
+        ("separate", ".qkv.", without_policy),
+    ):
+        with mock.patch.object(encoder, "masked_attention", reference):
+            expected, masked = (loss_and_gradient(step, batch, part) for step in (exact, steps["masked"]))
+        with timed_attention(form, Stopwatch()):
+            actual = loss_and_gradient(steps[form], batch, part)
+        for what, a, m, e in zip(("loss", f"gradient of {part}"), actual, masked, expected, strict=True):
+            error, bound = (a - e).norm() / e.norm(), 2 * (m - e).norm() / e.norm() + 0.01
+            if not error <= bound:
+                raise WrongResultError(f"{form}: {what} is {error:.2%} off, bound {bound:.2%}")
 
 
 def memory(run: Callable[[], object]) -> dict[str, int]:
@@ -207,14 +218,14 @@ def memory(run: Callable[[], object]) -> dict[str, int]:
 
 
 def measure(case: Case, budget_s: float) -> list[dict]:
-    """Times a case for every form that can be trained, interleaved, for `budget_s` seconds, 3 rounds at least.
+    """Times a case for every form, interleaved, for `budget_s` seconds, 3 rounds at least.
 
     Raises:
         WrongResultError: the forms disagree.
 
     """
     processes = Processes(0, 1, torch.device("cpu"))
-    steps = {form: make_step(case, form, processes) for form, reason in FORMS.items() if reason is None}
+    steps = {form: make_step(case, form, processes) for form in FORMS}
     config = steps["fused"].config
     batch = make_batch(config, case.batch)
     check_agreement(case, steps, batch)
@@ -246,11 +257,10 @@ def measure(case: Case, budget_s: float) -> list[dict]:
         # Of one matrix of scores of all heads in a batch, in float32.
         "matrix": 4 * case.batch * config.model.encoder.heads * tokens**2,
     }
-    rows = [
+    return [
         {"form": form, **asdict(case), **sizes, "seconds": best[form], "bytes": bytes_of[form], "rounds": rounds - 1}
         for form in steps
     ]
-    return rows + [{"form": form, **asdict(case), "reason": reason} for form, reason in FORMS.items() if reason]
 
 
 def run(cases: tuple[Case, ...], budget_s: float) -> dict:
@@ -293,9 +303,6 @@ def table(record: dict) -> list[list[str]]:
     rows = []
     for m in record["measurements"]:
         row = [m["preset"], str(m["batch"]), m["precision"], m["form"]]
-        if "seconds" not in m:
-            rows.append([*row, f"n/a: {m['reason']}", *[""] * (len(HEADER) - len(row) - 1)])
-            continue
         fused = m if m["form"] == "fused" else fused
 
         def against_fused(kind: str, name: str, unit: str, scale: float, m: dict = m, fused: dict = fused) -> str:
@@ -322,13 +329,22 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("--preset", action="append", help="only cases of this preset; repeatable")
+    parser.add_argument("--precision", action="append", help="only cases of this precision; repeatable")
     parser.add_argument("--budget", type=float, default=60.0, help="seconds for a case (default 60)")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the record")
     options = parser.parse_args()
 
-    cases = tuple(case for case in CASES if not options.preset or case.preset in options.preset)
+    cases = tuple(
+        case
+        for case in CASES
+        if (not options.preset or case.preset in options.preset)
+        and (not options.precision or case.precision in options.precision)
+    )
     if not cases:
-        parser.error(f"--preset: expected one of {', '.join(dict.fromkeys(c.preset for c in CASES))}")
+        parser.error(
+            f"--preset: expected one of {', '.join(dict.fromkeys(c.preset for c in CASES))}; "
+            f"--precision: one of {', '.join(dict.fromkeys(c.precision for c in CASES))}"
+        )
     record = run(cases, options.budget)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "training_cpu.json"
