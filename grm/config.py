@@ -132,7 +132,7 @@ class HeadConfig(_Section):
 
     #: Channels of the first convolution of each branch; halved from each of the four to the next.
     channels: int = Field(256, gt=0, multiple_of=8)
-    #: New weights begin with this score in every cell. The published 1/2 is far from the few cells that are a centre: a
+    #: The score that new weights begin with. The published ones scatter around 1/2, far from a map with one centre: a
     #: loss of 70 to unlearn, which pretrained encoders outlive.
     score_prior: float = Field(0.5, gt=0, lt=1)
 
