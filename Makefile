@@ -1,6 +1,6 @@
 # `make demo` and `make test` set up a virtual environment of their own with pinned versions.
 # `make test PYTHON=/path/to/python` uses that interpreter as it is instead: nothing is downloaded, the kernels are compiled
-# in place. It needs torch and setuptools; the tests pytest, hypothesis and numpy, the demo rich and matplotlib.
+# in place. It needs torch and setuptools; the tests pytest, hypothesis and numpy, the demo what the extra `tracker` lists.
 
 VENV := .venv
 SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
@@ -12,11 +12,21 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 endif
 
+GRM := $(PYTHON) -m grm.cli
+WEIGHTS := weights/synthetic_tiny.safetensors
+
 .PHONY: demo test test-slow lint clean
 
-# The operator against its baselines on this machine: a table, and demo/attention_cpu.{json,png}.
+# The operator against its baselines on this machine: a table, and demo/attention_cpu.{json,png}. Then the tracker on a
+# rendered clip with distractors: demo/tracked.mp4, with what every layer makes of the search region below the frame, and
+# demo/division.png of one frame.
 demo: $(READY)
 	$(PYTHON) -m benchmarks.compare --output demo
+	rm -rf demo/clip
+	$(GRM) data export demo/clip --held-out --seed 104 --set data.synthetic.width=640 --set data.synthetic.height=480 \
+		--set data.synthetic.size=[60,110] --set data.synthetic.frames=150
+	$(GRM) track demo/clip --weights $(WEIGHTS) --output demo/tracked.mp4 --show-division
+	$(GRM) division demo/clip --weights $(WEIGHTS) --frame 40 --output demo/division.png
 
 test: $(READY)
 	$(PYTHON) -m pytest -m "not slow" --durations=10
