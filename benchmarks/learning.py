@@ -18,6 +18,7 @@ from benchmarks import machine
 from grm.boxes import iou
 from grm.config import SyntheticConfig
 from grm.data import DataError, Sequence
+from grm.data.annotations import has_box
 from grm.data.folder import folder
 from grm.data.synthetic import HELD_OUT, SyntheticSequence, synthetic_sequence
 from grm.model import load_model
@@ -53,7 +54,7 @@ def follow(tracker: Tracker, sequence: Sequence) -> Tracked:
     tracks = [tracker.track(sequence.frame(i)) for i in range(1, len(sequence))]
     boxes = np.stack([track.box for track in tracks])
     truth = sequence.boxes[1:]
-    overlap = np.where(np.isfinite(truth).all(-1), iou(boxes, truth), np.nan)
+    overlap = np.where(has_box(truth), iou(boxes, truth), np.nan)
     shares = np.array([(track.division == Category.A).mean((1, 2)) for track in tracks])
     return Tracked(boxes, np.array([float(track.score) for track in tracks]), shares, overlap)
 

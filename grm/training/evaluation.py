@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..boxes import Boxes, iou
 from ..data import DataError
 from ..data import Sequence as VideoSequence
+from ..data.annotations import has_box
 from ..model import GRM
 from .distributed import Processes
 
@@ -49,10 +50,10 @@ def unmoved_overlap(sequence: VideoSequence) -> float:
 
 
 def _counted(sequence: VideoSequence) -> NDArray[np.bool_]:
-    has_box = np.isfinite(sequence.boxes).all(-1)
-    if not has_box[0] or not has_box[1:].any():
+    known = has_box(sequence.boxes)
+    if not known[0] or not known[1:].any():
         raise DataError(f"{sequence.name}: expected a box in the first frame and in another")
-    return has_box[1:]
+    return known[1:]
 
 
 def held_out_evaluation(sequences: Sequence[VideoSequence], make_tracker: TrackerFactory) -> Evaluation:
