@@ -131,7 +131,7 @@ def test_configuration_survives_json():
         ("training.milestones=[240, 80]", r"training: milestones: expected rising epochs from 1 on, got \[240, 80\]"),
         (
             "training.precision=half",
-            "training.precision: input should be 'float32', 'bfloat16' or 'float16', got 'half'",
+            "training.precision: input should be 'auto', 'float32', 'bfloat16' or 'float16', got 'half'",
         ),
         ("training.loss.gio=1", "training.loss.gio: unknown key, did you mean 'giou'"),
         ("model.encoder", "override 'model.encoder': expected key.sub=value"),
