@@ -1,7 +1,7 @@
 """What trained weights track, and what they lose: ``python -m benchmarks.learning WEIGHTS [--sequences FOLDER]``.
 
 On held-out synthetic sequences, where it is known what hides the target and where everything else is; and, if given, on
-folders of frames with boxes. `docs/training.md` reads its figures from the record.
+folders of frames with boxes. The figures of `docs/training.md` are those of its record.
 """
 
 import argparse

@@ -30,7 +30,7 @@ class TrainingStep:
 
     Args:
         model: is moved to the device and trained in place.
-        config: of the run.
+        config: of the run. Its precision is settled: not "auto", which `Trainer` does.
         processes: that train together. Each has its own batch statistics, as published: gradients are averaged, batch
             normalisation is not synchronised, and the running statistics that count are those of the first process.
 
