@@ -1,7 +1,9 @@
 """The order of the samples: which ones make which step, on which process, however often a run was resumed."""
 
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Generator, Iterator
 from typing import NamedTuple, Protocol
 
@@ -115,7 +117,17 @@ class _Passes(Sampler):
 
 
 def _only_listen_to_trainer(_worker: int) -> None:
-    # What stops a run is sent to its whole process group, or to each process of a job. The training process answers,
-    # and ends its workers itself.
+    """What stops a run is sent to its whole process group, or to each process of a job. The training process answers
+    it, and needs its workers until the step is finished: only its own SIGTERM, as it ends, is for them.
+    """
     os.setpgrp()
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # A handler is not told who sent a signal, and not called while the worker waits in a library.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    trainer = multiprocessing.parent_process().pid
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
+        pass
+    os._exit(0)

@@ -91,6 +91,23 @@ def test_sigterm_from_outside_ends_the_process_well(tmp_path, target):
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == steps_logged(tmp_path) >= 2
 
 
+UNFINISHED = """
+from grm.training.stream import batches, make_schedule
+from tests.grm.training.pairs import SquarePairs, training_config
+
+config = training_config("training.workers=2").training
+stream = batches(SquarePairs(20), make_schedule(config, 20, 1), 0, 1, 0, pin_memory=False)
+next(stream)
+kept = [stream]
+kept.append(kept)
+"""
+
+
+def test_workers_do_not_keep_a_process_that_ends():
+    """One that keeps its stream of batches to the end, as the traceback of an error does."""
+    subprocess.run([sys.executable, "-c", UNFINISHED], env=ONE_THREAD, check=True, timeout=60)
+
+
 TOGETHER = ("training.epochs=1", "training.log_every=1", "training.batch_size=4", "model.encoder.drop_path=0.2")
 
 
