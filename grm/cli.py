@@ -12,8 +12,12 @@ from .data import DataError
 from .data import commands as data
 from .model import WeightsError
 from .tracking import commands as tracking
+from .training import CheckpointError, NonFiniteError
 from .training import commands as training
 from .video import VideoError
+
+# What the user can mend; told without a trace of where it was found.
+FAULTS = (BoxError, CheckpointError, ConfigError, DataError, NonFiniteError, OSError, VideoError, WeightsError)
 
 app = typer.Typer(
     help="GRM: visual tracking by generalized relation modeling.",
@@ -41,7 +45,7 @@ def main() -> None:
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what cannot be read is said by us, in one line
     try:
         app()
-    except (BoxError, ConfigError, DataError, OSError, VideoError, WeightsError) as error:
+    except FAULTS as error:
         for line in str(error).splitlines():
             print(f"grm: {line}", file=sys.stderr)
         sys.exit(1)

@@ -7,19 +7,11 @@ import torch
 import typer
 from rich.console import Console
 
-from ..boxes import BoxError
 from ..config import Config, ConfigError, load_config
-from ..data.errors import DataError
-from ..model import WeightsError
-from .checkpoint import CheckpointError
 from .distributed import join_processes
 from .evaluation import Evaluation, held_out_evaluation
-from .step import NonFiniteError
 from .stream import EpochDataset
 from .trainer import Trainer
-
-# What the user can mend: one line, without a trace of where it was found.
-_FAULTS = (BoxError, CheckpointError, ConfigError, DataError, NonFiniteError, OSError, WeightsError)
 
 
 def train(
@@ -40,19 +32,15 @@ def train(
     """
     console = Console(stderr=True)
     folder = output or Path("runs") / Path(preset).stem
-    try:
-        config = load_config(preset, settings or [])
-        if device not in ("auto", "cpu", "cuda"):
-            raise ConfigError(f"--device: expected auto, cpu or cuda, got {device}")
-        if device == "cuda" and not torch.cuda.is_available():
-            raise ConfigError("--device: cuda was asked for, but torch sees no GPU")
-        with join_processes(None if device == "auto" else device) as processes:
-            dataset, evaluation = _datasets(config)
-            trainer = Trainer(config, dataset, folder, processes, evaluate=evaluation, console=console)
-            result = trainer.run(resume=resume)
-    except _FAULTS as error:
-        console.print(f"grm: {_message(error)}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from None
+    config = load_config(preset, settings or [])
+    if device not in ("auto", "cpu", "cuda"):
+        raise ConfigError(f"--device: expected auto, cpu or cuda, got {device}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("--device: cuda was asked for, but torch sees no GPU")
+    with join_processes(None if device == "auto" else device) as processes:
+        dataset, evaluation = _datasets(config)
+        trainer = Trainer(config, dataset, folder, processes, evaluate=evaluation, console=console)
+        result = trainer.run(resume=resume)
     if not processes.first:
         return
     for made, results in result.evaluations.items():
@@ -62,14 +50,6 @@ def train(
         console.print(f"finished: {folder / 'weights.safetensors'}", highlight=False, soft_wrap=True)
     else:
         console.print(f"stopped after step {result.step}; --resume goes on", highlight=False)
-
-
-def _message(error: Exception) -> str:
-    text = str(error).strip() or type(error).__name__
-    if "Original Traceback" in text:
-        # Of a worker of the data loader: the last line is the error, after the name of its class.
-        return text.splitlines()[-1].split(": ", 1)[-1]
-    return text
 
 
 def _datasets(config: Config) -> tuple[EpochDataset, Evaluation | None]:

@@ -11,6 +11,7 @@ import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
 from ..config import ConfigError, TrainingConfig
+from ..data.errors import DataError
 from ..data.sample import Sample
 
 
@@ -84,7 +85,12 @@ def make_schedule(config: TrainingConfig, samples: int, processes: int) -> Sched
 def batches(
     dataset: EpochDataset, schedule: Schedule, rank: int, processes: int, first_step: int, *, pin_memory: bool
 ) -> Generator[Sample, None, None]:
-    """Collated batches of all passes of a process from a step on, in order, to the end of the run."""
+    """Collated batches of all passes of a process from a step on, in order, to the end of the run.
+
+    Raises:
+        DataError: raised by the data set, in a worker or not.
+
+    """
     workers = schedule.config.workers
     passes = _Passes(schedule, rank, processes)
     loader = DataLoader(
@@ -100,7 +106,13 @@ def batches(
         dataset.set_epoch(epoch)
         first = epoch * schedule.epoch_steps
         passes.steps = range(max(first, first_step), first + schedule.epoch_steps)
-        yield from loader
+        try:
+            yield from loader
+        except DataError as error:
+            if not workers:
+                raise
+            # The message is the worker's trace, which ends with the class of the error and its own message.
+            raise DataError(str(error).strip().splitlines()[-1].split(": ", 1)[1]) from None
 
 
 class _Passes(Sampler):
