@@ -33,6 +33,10 @@ class TrainingProgress:
             TextColumn("{task.fields[report]}"),
             console=console,
             disable=not (enabled and console.is_terminal),
+            # What stands in for the streams has a lock. A worker that is forked while the bar is drawn would find it
+            # locked for ever, at its first warning.
+            redirect_stdout=False,
+            redirect_stderr=False,
         )
         self._task = self._bar.add_task("training", total=schedule.steps, completed=made, epoch=0, report="")
         self._restart()

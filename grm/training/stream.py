@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -13,6 +14,9 @@ from torch.utils.data import DataLoader, Sampler
 from ..config import ConfigError, TrainingConfig
 from ..data.errors import DataError
 from ..data.sample import Sample
+
+# How often a worker looks whether the training process is still there, in seconds.
+_LOOK_FOR_TRAINER_S = 2.0
 
 
 class EpochDataset(Protocol):
@@ -88,7 +92,7 @@ def batches(
     """Collated batches of all passes of a process from a step on, in order, to the end of the run.
 
     Raises:
-        DataError: raised by the data set, in a worker or not.
+        DataError: raised by the data set, in a worker or not; or a worker was killed.
 
     """
     workers = schedule.config.workers
@@ -102,17 +106,40 @@ def batches(
         prefetch_factor=4 if workers else None,
         pin_memory=pin_memory,
     )
-    for epoch in range(first_step // schedule.epoch_steps, schedule.config.epochs):
-        dataset.set_epoch(epoch)
-        first = epoch * schedule.epoch_steps
-        passes.steps = range(max(first, first_step), first + schedule.epoch_steps)
-        try:
-            yield from loader
-        except DataError as error:
-            if not workers:
-                raise
-            # The message is the worker's trace, which ends with the class of the error and its own message.
-            raise DataError(str(error).strip().splitlines()[-1].split(": ", 1)[1]) from None
+    try:
+        for epoch in range(first_step // schedule.epoch_steps, schedule.config.epochs):
+            dataset.set_epoch(epoch)
+            first = epoch * schedule.epoch_steps
+            passes.steps = range(max(first, first_step), first + schedule.epoch_steps)
+            for batch in loader:
+                with _dead_workers_found_later() if workers else nullcontext():
+                    yield batch
+    except DataError as error:
+        raise DataError(_own_message(error)) from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise DataError(f"{str(error).strip().rstrip('.')}: was it killed, for want of memory?") from None
+
+
+@contextmanager
+def _dead_workers_found_later() -> Iterator[None]:
+    """torch raises the death of a worker wherever the process is, in a step or in the writing of a checkpoint. Entered
+    while no batch is waited for, this leaves it to be found when the next one is.
+    """
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _own_message(error: DataError) -> str:
+    """What the data set said. Of an error in a worker, torch makes the trace the message: it ends with the name of the
+    class and the message.
+    """
+    name = f"{type(error).__module__}.{type(error).__qualname__}: "
+    return str(error).rpartition(name)[2].strip()
 
 
 class _Passes(Sampler):
@@ -139,7 +166,10 @@ def _only_listen_to_trainer(_worker: int) -> None:
 
 
 def _end_with_trainer() -> None:
-    trainer = multiprocessing.parent_process().pid
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer:
-        pass
+    trainer, parent = multiprocessing.parent_process().pid, os.getppid()
+    # The trainer may have been killed: a worker that waits for room among its batches does not see that itself.
+    while os.getppid() == parent:
+        received = signal.sigtimedwait({signal.SIGTERM}, _LOOK_FOR_TRAINER_S)
+        if received and received.si_pid == trainer:
+            break
     os._exit(0)

@@ -39,6 +39,14 @@ def children_of(process):
     return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
+def is_alive(pid):
+    """Not a zombie either, which nobody may be there to bury."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def kill_after(process, folder, step, delay, number=signal.SIGKILL, target="process"):
     deadline = time.monotonic() + TIMEOUT_S
     while steps_logged(folder) < step and process.poll() is None and time.monotonic() < deadline:
@@ -90,6 +98,52 @@ def test_sigterm_from_outside_ends_the_process_well(tmp_path, target):
     assert process.returncode == 0, error
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == steps_logged(tmp_path) >= 2
 
+
+def test_a_worker_that_is_killed_costs_no_step(tmp_path):
+    """As for want of memory. The next checkpoint would have been far away."""
+    long = ("training.epochs=1000", "training.workers=2", "training.log_every=1", "training.checkpoint_every=100000")
+    process = start(tmp_path, *long)
+    while steps_logged(tmp_path) < 3 and process.poll() is None:
+        time.sleep(0.005)
+    workers = [pid for pid in children_of(process) if "python" in Path(f"/proc/{pid}/cmdline").read_text()]
+    os.kill(workers[0], signal.SIGKILL)
+    _, error = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 1 and "was it killed, for want of memory?" in error, error
+    assert load_checkpoint(tmp_path / "checkpoint.pt").step == steps_logged(tmp_path) >= 3
+
+
+def test_workers_end_with_a_trainer_that_is_killed(tmp_path):
+    """Also those that wait until there is room for their batches."""
+    process = subprocess.Popen([sys.executable, "-c", STUCK], env=ONE_THREAD, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "waiting\n"
+    workers = children_of(process)
+    time.sleep(1)  # for the queue to fill
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + TIMEOUT_S
+    while left := [pid for pid in workers if is_alive(pid)]:
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
+
+
+STUCK = """
+import time
+
+from grm.training.stream import batches, make_schedule
+from tests.grm.training.pairs import SquarePairs, training_config
+
+
+class Named(SquarePairs):
+    def __getitem__(self, index):
+        return super().__getitem__(index)._replace(provenance=f"{index:04}" * 1000)
+
+
+config = training_config("training.workers=3", "training.batch_size=16").training
+stream = batches(Named(1000), make_schedule(config, 1000, 1), 0, 1, 0, pin_memory=False)
+next(stream)
+print("waiting", flush=True)
+time.sleep(1000)
+"""
 
 UNFINISHED = """
 from grm.training.stream import batches, make_schedule
