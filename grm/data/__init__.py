@@ -1,6 +1,6 @@
 """Data: sequences of videos with boxes, the readers of data sets, training pairs, and synthetic video."""
 
-from .datasets import held_out_sequences, open_datasets
+from .datasets import check_paths, held_out_sequences, open_datasets
 from .errors import DataError
 from .pairs import PairDataset, training_pairs
 from .sample import Sample
@@ -13,6 +13,7 @@ __all__ = [
     "Sample",
     "Sequence",
     "Sequences",
+    "check_paths",
     "held_out_sequences",
     "open_datasets",
     "synthetic_sequence",

@@ -58,7 +58,7 @@ def read_integers(path: Path, count: int) -> NDArray[np.int64]:
     words = " ".join(read_lines(path)).replace(",", " ").split()
     try:
         numbers = np.array(words, dtype=np.int64)
-    except ValueError as error:
+    except (OverflowError, ValueError) as error:
         raise DataError(f"{path}: {error}") from None
     if len(numbers) != count:
         raise DataError(f"{path}: expected a number for each of {count} frames, got {len(numbers)}")

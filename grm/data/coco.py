@@ -64,15 +64,15 @@ def coco(root: Path, split: str, names: list[str] | None) -> Sequences[int]:
             and (chosen is None or files[item["image_id"]] in chosen)
         ]
         images = sorted({item[0] for item in objects})
+        # Arrays, not objects: the workers of a data loader share them, and there are 850,000.
         file_of_image = np.array([files[image] for image in images], dtype=np.bytes_)
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+        table = np.array([item[:2] for item in objects], dtype=np.int64).reshape(-1, 2)
+        boxes = np.array([item[2:] for item in objects], dtype=np.float64).reshape(-1, 4)
+        places = np.searchsorted(images, table[:, 0])
+    except (AssertionError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not COCO's object annotations: {type(error).__name__}: {error}") from None
     if not objects:
         raise DataError(f"{path}: no object is left of {len(annotation.anns)}")
-    # Arrays, not objects: the workers of a data loader share them, and there are 850,000.
-    table = np.array([item[:2] for item in objects], dtype=np.int64)
-    places = np.searchsorted(images, table[:, 0])
-    boxes = np.array([item[2:] for item in objects], dtype=np.float64)
     open_one = partial(_open, _image_folder(root, split), file_of_image, places, table[:, 1], boxes)
     return Sequences(range(len(objects)), open_one, still=True)
 

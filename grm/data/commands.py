@@ -12,13 +12,15 @@ from rich.table import Table
 
 from ..config import load_config
 from .check import Findings, check_dataset
-from .datasets import open_datasets
+from .datasets import check_paths, open_datasets
 from .errors import DataError
 from .export import export_folder, export_video
 from .synthetic import HELD_OUT, synthetic_sequence
 
 # So many faults of a data set are printed; --json has all.
 _PRINTED = 20
+# Columns that the table takes; a narrower terminal breaks its lines, and no cell is cut short.
+_TABLE_WIDTH = 120
 
 app = typer.Typer(help="Data sets: what they hold, and synthetic video to look at.", no_args_is_help=True)
 
@@ -41,6 +43,7 @@ def check(
     """
     config = load_config(preset, settings or [])
     both = {"train": config.data.train, "held_out": config.data.held_out}
+    check_paths(config, *both.values())
     opened = {
         f"{part}.{name}": sequences
         for part, datasets in both.items()
@@ -55,9 +58,9 @@ def check(
             found[name] = check_dataset(
                 sequences, config, every=every, advance=lambda task=task: progress.advance(task)
             )
+    _print(found)
     if report is not None:
         report.write_text(json.dumps({name: asdict(findings) for name, findings in found.items()}, indent=1))
-    _print(found)
     if any(findings.faults for findings in found.values()):
         raise typer.Exit(1)
 
@@ -86,6 +89,7 @@ def export(
 
 def _print(found: dict[str, Findings]) -> None:
     console = Console(highlight=False)
+    console.width = max(console.width, _TABLE_WIDTH)
     table = Table("data set", box=None)
     for column in (
         "sequences",

@@ -37,6 +37,23 @@ READERS = {
 SYNTHETIC_SPLITS = ("train", "held_out")
 
 
+def check_paths(config: Config, *groups: Mapping[str, DatasetConfig]) -> None:
+    """Looks for all that some data sets need.
+
+    Args:
+        config: where their roots start.
+        groups: each by name: `config.data.train`, `config.data.held_out`.
+
+    Raises:
+        DataError: paths are missing; all of them are named.
+
+    """
+    named = [item for datasets in groups for item in datasets.items()]
+    faults = [fault for name, dataset in named for fault in _faults(config, name, dataset)]
+    if faults:
+        raise DataError("\n".join(faults))
+
+
 def open_datasets(config: Config, datasets: Mapping[str, DatasetConfig]) -> dict[str, Sequences[Any]]:
     """Lists the sequences of data sets. No image is opened, and no annotation but COCO's.
 
@@ -48,9 +65,7 @@ def open_datasets(config: Config, datasets: Mapping[str, DatasetConfig]) -> dict
         DataError: paths are missing (all of them are named), or a list cannot be read or is empty.
 
     """
-    faults = [fault for name, dataset in datasets.items() for fault in _faults(config, name, dataset)]
-    if faults:
-        raise DataError("\n".join(faults))
+    check_paths(config, datasets)
     return {name: _open(config, name, dataset) for name, dataset in datasets.items()}
 
 

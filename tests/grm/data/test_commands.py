@@ -21,8 +21,8 @@ pytest.importorskip("matplotlib")
 
 
 def run(*arguments):
-    """Status and output; what the command raises is raised here, as the main command prints it."""
-    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "200"})
+    """Status and output on a narrow terminal; what the command raises is raised here, as the main command prints it."""
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], env={"COLUMNS": "60"})
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result.exit_code, result.stdout
@@ -83,6 +83,22 @@ def test_broken_data(whole):
     ]
 
 
+def test_numbers_that_are_too_large_are_faults(whole):
+    """And the rest is walked."""
+    label = whole / "got" / "train" / "GOT-10k_Train_000002" / "cover.label"
+    label.write_text("99999999999999999999\n" * 10)
+    status, lines, found = checked(whole)
+    assert status == 1 and len(lines) == 5 and lines[4].startswith(f"train.got: {label}: ")
+    assert found["held_out.own"]["frames"] == 30
+
+
+def test_a_report_that_cannot_be_written_costs_no_table(whole):
+    checked(whole)
+    arguments = ["check", str(whole / "config.yaml"), "--json", str(whole / "nowhere" / "found.json")]
+    result = CliRunner().invoke(app, arguments)
+    assert isinstance(result.exception, FileNotFoundError) and "train.cats" in result.stdout
+
+
 def test_boxes_that_cannot_be_cropped_are_faults(whole):
     trees.write_boxes(whole / "own" / "groundtruth.txt", [[5, 6, 1e6, 1e6], *trees.boxes_of(29)])
     status, lines, _ = checked(whole)
@@ -122,6 +138,9 @@ def test_synthetic_data():
 
 
 def test_what_cannot_be_checked(tmp_path):
+    both = ("data.train={a: {kind: folder, root: a}}", "data.held_out={b: {kind: folder, root: b}}")
+    with pytest.raises(DataError, match=r"a: missing: .*\n?b: missing: "):
+        run("check", "grm_tiny", "--set", f"data.root={tmp_path}", "--set", both[0], "--set", both[1])
     with pytest.raises(DataError, match="lasot: missing"):
         run("check", "grm_b256", "--set", f"data.root={tmp_path}")
     with pytest.raises(DataError, match=r"grm_tiny: data.train and data.held_out name no data set"):

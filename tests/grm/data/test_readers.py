@@ -1,6 +1,7 @@
 """Readers on trees of the real layouts: what is listed, where frames are read from, which frames count as visible."""
 
 import builtins
+import json
 import pickle
 
 import numpy as np
@@ -125,7 +126,9 @@ def test_coco_that_is_not(tmp_path):
     pytest.importorskip("pycocotools")
     trees.write_coco(tmp_path, [(30, [1, 2, 3, 4], False)])
     path = tmp_path / "annotations" / "instances_train2017.json"
-    for text in ("{", "[]", '{"images": [], "annotations": [{"id": 1, "image_id": 2}]}'):
+    short = json.loads(path.read_text())
+    short["annotations"][0]["bbox"] = [1, 2, 3]
+    for text in ("{", "[]", '{"images": [], "annotations": [{"id": 1, "image_id": 2}]}', json.dumps(short)):
         path.write_text(text)
         with pytest.raises(DataError, match=r"instances_train2017\.json: not COCO's object annotations"):
             opened(tmp_path, "coco")
