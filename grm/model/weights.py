@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from ..config import parse_config
@@ -67,11 +67,13 @@ def save_weights(
         raise ValueError("a model prepared for inference cannot be saved; save the one it was prepared from")
     metadata = {**(metadata or {}), "format": FORMAT, "config": model.config.model_dump_json()}
     temporary = Path(f"{path}.{os.getpid()}.tmp")
+    # Not safetensors' own writing to a file, which nobody but its owner may read then.
+    content = save({name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}, metadata)
     try:
-        save_file({name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}, temporary, metadata)
+        temporary.write_bytes(content)
         os.replace(temporary, path)
-    except SafetensorError as error:
-        raise OSError(f"{path}: cannot be written: {error}") from None
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         temporary.unlink(missing_ok=True)
 

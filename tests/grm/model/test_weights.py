@@ -1,5 +1,6 @@
 """Weights: round trips, foreign files, strictness, and pickles that mean harm."""
 
+import errno
 import importlib
 import io
 import os
@@ -69,16 +70,27 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     save_weights(small_model(), path)
     before = path.read_bytes()
-    monkeypatch.setattr("grm.model.weights.save_file", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+
+    def full(self, content):
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*model\.safetensors"):
         save_weights(small_model(seed=4), path)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["model.safetensors"]
 
 
 def test_a_file_that_cannot_be_written(tmp_path):
-    with pytest.raises(OSError, match=r"nowhere/model\.safetensors: cannot be written"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere/model\.safetensors'$"):
         save_weights(small_model(), tmp_path / "nowhere" / "model.safetensors")
+
+
+def test_a_file_is_as_readable_as_others(tmp_path):
+    save_weights(small_model(), tmp_path / "model.safetensors")
+    (tmp_path / "other").touch()
+    assert len({path.stat().st_mode for path in tmp_path.iterdir()}) == 1
 
 
 def test_prepared_models_are_not_saved(tmp_path):
