@@ -1,6 +1,7 @@
 """Checkpoints of a run: written as a whole or not at all."""
 
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,9 +55,11 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:  # torch's writer turns some of the first into the second
+    except (OSError, RuntimeError) as error:
         temporary.unlink(missing_ok=True)
-        raise CheckpointError(f"{path}: the checkpoint of step {checkpoint.step} cannot be written: {error}") from None
+        # Where writing fails, torch fails once more as it ends the file, and that hides why.
+        reason = error.__context__ if isinstance(error.__context__, OSError) else error
+        raise CheckpointError(f"{path}: the checkpoint of step {checkpoint.step} cannot be written: {reason}") from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -67,6 +70,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
     """
     try:
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            if damaged := archive.testzip():
+                raise zipfile.BadZipFile(f"{damaged} is damaged")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken pickle can raise anything
         reason = (str(error).splitlines() or [type(error).__name__])[0]

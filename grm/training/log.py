@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..config import ConfigError
@@ -22,6 +23,10 @@ class RunLog:
         first_step: steps made already; what the log has of later ones (a run that was killed wrote them after its last
             checkpoint) is dropped.
 
+    Raises:
+        OSError: a file cannot be written, here or later.
+        ConfigError: TensorBoard is not installed.
+
     """
 
     def __init__(self, folder: Path, first_step: int):
@@ -29,19 +34,24 @@ class RunLog:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
             raise ConfigError("the log needs TensorBoard: pip install 'grm-kernels[training]'") from None
-        path = folder / METRICS_FILE
+        self._path = folder / METRICS_FILE
         kept = [line for line in read_log(folder) if line["step"] <= first_step] if first_step else []
-        temporary = path.with_name(f"{path.name}.tmp")
-        temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
-        self._file = path.open("a", encoding="utf-8")
+        temporary = self._path.with_name(f"{self._path.name}.tmp")
+        try:
+            with _named(temporary):
+                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            temporary.replace(self._path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Adds a line, after so many steps."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, "epoch": epoch, **finite}) + "\n")
-        self._file.flush()
+        with _named(self._path):
+            self._file.write(json.dumps({"step": step, "epoch": epoch, **finite}) + "\n")
+            self._file.flush()
         for name, value in values.items():
             self._board.add_scalar(_board_name(name), value, step)
 
@@ -49,6 +59,15 @@ class RunLog:
         """Ends both files."""
         self._file.close()
         self._board.close()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """A failed write does not say where."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _board_name(name: str) -> str:

@@ -53,7 +53,7 @@ def test_a_full_disk_leaves_the_previous_one(tmp_path, monkeypatch, where):
         monkeypatch.setattr(module, "open", FullFile, raising=False)
     else:
         monkeypatch.setattr(module.os, {"fsync": "fsync", "rename": "replace"}[where], full)
-    with pytest.raises(CheckpointError, match="step 5 cannot be written"):
+    with pytest.raises(CheckpointError, match=r"step 5 cannot be written: .*No space left on device"):
         save_checkpoint(make_checkpoint(5), path)
     monkeypatch.undo()
     assert load_checkpoint(path).step == 3
@@ -69,7 +69,7 @@ def test_what_a_killed_process_left_half_written_is_not_read(tmp_path):
     assert load_checkpoint(path).step == 5
 
 
-@pytest.mark.parametrize("content", ["cut", "empty", "text", "weights", "code"])
+@pytest.mark.parametrize("content", ["cut", "empty", "text", "weights", "code", "damaged"])
 def test_what_is_no_checkpoint_is_refused(tmp_path, content):
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(make_checkpoint(), path)
@@ -78,7 +78,9 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content):
     elif content == "code":
         torch.save({"format": module.FORMAT, "callback": print}, path)
     else:
-        path.write_bytes({"cut": path.read_bytes()[:-300], "empty": b"", "text": b"hello"}[content])
+        whole = path.read_bytes()
+        damaged = whole.replace(torch.arange(4.0).numpy().tobytes(), torch.ones(4).numpy().tobytes())
+        path.write_bytes({"cut": whole[:-300], "empty": b"", "text": b"hello", "damaged": damaged}[content])
     with pytest.raises(CheckpointError, match=r"checkpoint.pt: (the checkpoint cannot be read|not a checkpoint of)"):
         load_checkpoint(path)
 
