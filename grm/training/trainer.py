@@ -3,7 +3,6 @@
 import json
 import math
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -36,8 +35,9 @@ CHECKPOINT_FILE, WEIGHTS_FILE, BEST_FILE, CONFIG_FILE = (
 )
 
 
-# Signals that follow each other so closely are one request: torchrun passes on what a terminal has sent to all.
-_SAME_REQUEST_S = 1.0
+# A run that is asked so often stops at once. One request may be two signals: torchrun passes on what a terminal or a
+# job scheduler has sent to its processes as well.
+_REQUESTS_TO_STOP_AT_ONCE = 3
 
 
 class TrainingResult(NamedTuple):
@@ -102,7 +102,7 @@ class Trainer:
             CheckpointError: the folder holds a run already and `resume` is not set, or its checkpoint is broken or of
                 another run, or one cannot be written.
             DataError: too much of the data is broken; the last checkpoint is of the step before.
-            KeyboardInterrupt: it was asked to stop a second time.
+            KeyboardInterrupt: it was asked to stop a third time; it ends as of its last checkpoint.
             NonFiniteError: the loss or its gradient is not finite. The last checkpoint is of before that, and a JSON
                 file in the folder names the samples of the step.
             WeightsError: the pretrained weights do not fit.
@@ -125,12 +125,8 @@ class Trainer:
 
     def _begin(self, resume: bool) -> int:
         """Makes or restores everything that steps change; returns the number of steps made."""
-        training, path = self.config.training, self.folder / CHECKPOINT_FILE
-        if path.exists() and not resume:
-            raise CheckpointError(f"{self.folder}: holds a run already; resume it, or choose another folder")
-        checkpoint = load_checkpoint(path) if path.exists() else None
-        if checkpoint:
-            check_resumable(checkpoint, self.config, self._step_samples)
+        training = self.config.training
+        checkpoint = self._find_checkpoint(resume)
         if training.threads:
             torch.set_num_threads(training.threads)
         torch.manual_seed(training.seed)
@@ -150,6 +146,23 @@ class Trainer:
             (self.folder / CONFIG_FILE).write_text(yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False))
             self._log = RunLog(self.folder, made)
         return made
+
+    def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
+        path = self.folder / CHECKPOINT_FILE
+        if not resume and path.exists():
+            raise CheckpointError(f"{self.folder}: holds a run already; resume it, or choose another folder")
+        if path.exists():
+            checkpoint = load_checkpoint(path)
+            check_resumable(checkpoint, self.config, self._step_samples)
+            return checkpoint
+        for name in (WEIGHTS_FILE, BEST_FILE):
+            if (self.folder / name).exists():
+                raise CheckpointError(
+                    f"{self.folder}: holds {name} of a run without its checkpoint; choose another folder"
+                )
+        if resume and self.processes.first:
+            self.console.print(f"{self.folder}: no checkpoint yet, starts from the first step", highlight=False)
+        return None
 
     def _train(self, made: int, stop: "_StopRequest", progress: TrainingProgress) -> bool:
         training, schedule, processes = self.config.training, self.schedule, self.processes
@@ -248,13 +261,16 @@ class Trainer:
 
 
 class _StopRequest:
-    """While entered, SIGTERM and SIGINT ask the run to stop after its step instead of ending the process. Asked again,
-    it stops at once, as of the last checkpoint: an evaluation may take long.
+    """While entered, SIGTERM and SIGINT ask the run to stop after its step instead of ending the process. Asked again
+    and again, it stops at once: an evaluation may take long.
     """
 
     def __init__(self) -> None:
-        self.requested = False
-        self._asked = 0.0
+        self._requests = 0
+
+    @property
+    def requested(self) -> bool:
+        return self._requests > 0
 
     def __enter__(self) -> "_StopRequest":
         self._before = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -265,10 +281,9 @@ class _StopRequest:
             signal.signal(number, handler)
 
     def _request(self, _number: int, _frame: FrameType | None) -> None:
-        now = time.monotonic()
-        if self.requested and now - self._asked > _SAME_REQUEST_S:
+        self._requests += 1
+        if self._requests == _REQUESTS_TO_STOP_AT_ONCE:
             raise KeyboardInterrupt
-        self.requested, self._asked = True, now
 
 
 def _with_precision(config: Config, processes: Processes) -> Config:

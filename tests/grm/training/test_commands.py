@@ -50,8 +50,10 @@ def test_trains_and_resumes(train, tmp_path):
     assert (tmp_path / "runs/small/loss.png").exists()
     status, output = train("small.yaml", "--output", "other")
     assert status == 0 and [line["step"] for line in read_log(tmp_path / "other")] == [1, 2, 3, 4, 4]
-    status, output = train("other/config.yaml", "--output", "other", "--resume")
-    assert status == 0, output
+    status, output = train("other/config.yaml", "--resume")
+    assert status == 0 and "finished: other/weights.safetensors" in output
+    status, output = train("small.yaml", "--output", "new", "--resume")
+    assert status == 0 and "new: no checkpoint yet, starts from the first step" in output
 
 
 @pytest.mark.parametrize(
@@ -83,12 +85,12 @@ def test_a_device_must_be_there(train):
     assert status == 1 and output == "grm: --device: expected auto, cpu or cuda, got tpu\n"
 
 
-def test_a_worker_that_fails_gets_one_line(train, monkeypatch):
+def test_a_worker_that_fails_tells_what_was_wrong(train, monkeypatch):
     class Broken(SquarePairs):
         def __getitem__(self, index):
-            raise DataError("of 20 draws 3 were broken, the last a/b/7.jpg")
+            raise DataError("of 20 draws 3 were broken\na/b/7.jpg: not a picture")
 
     monkeypatch.setattr(commands, "_datasets", lambda config: (Broken(8), None))
     status, output = train("small.yaml", "--set", "training.workers=1")
     assert status == 1
-    assert output == "grm: of 20 draws 3 were broken, the last a/b/7.jpg\n"
+    assert output == "grm: of 20 draws 3 were broken\ngrm: a/b/7.jpg: not a picture\n"
