@@ -62,8 +62,8 @@ def category_attention(
             differentiable.
 
     Raises:
-        TypeError: an argument is not of the type expected.
-        ValueError: a shape, dtype, device or value is not as said above, or the backend named cannot serve.
+        TypeError: an argument is not of the type or dtype expected.
+        ValueError: a shape, device or value is not as said above, or the backend named cannot serve.
 
     """
     for name, tensor in (("q", q), ("k", k), ("v", v)):
@@ -120,7 +120,7 @@ def _check_categories(categories: Tensor | None, policy: Tensor | None, soft: bo
             raise TypeError(f"policy: expected float32, float16, bfloat16 or float64, got {policy.dtype}")
     elif soft:
         raise TypeError("policy: expected a tensor with soft=True, got None")
-    if categories is not None and not soft and categories.numel() and _values_are_checked(categories):
+    if categories is not None and not soft and categories.numel() and _values_are_checked(categories, policy):
         _check_values(categories, policy)
 
 
@@ -133,9 +133,12 @@ def _check_vector(name: str, tensor: Tensor, shape: tuple[int, ...], q: Tensor) 
         raise ValueError(f"{name}: expected the device of q {q.device}, got {tensor.device}")
 
 
-def _values_are_checked(categories: Tensor) -> bool:
-    # While a graph is traced there are no values to look at: fake and functional tensors are subclasses.
+def _values_are_checked(categories: Tensor, policy: Tensor | None) -> bool:
+    # While a graph is traced there are no values to look at: fake and functional tensors are subclasses. Nor are there
+    # any in what torch.func maps over.
     if torch.compiler.is_compiling() or type(categories) not in (Tensor, torch.nn.Parameter):
+        return False
+    if any(t is not None and torch._C._functorch.is_functorch_wrapped_tensor(t) for t in (categories, policy)):
         return False
     return categories.device.type == "cpu" or os.environ.get(CHECK_VARIABLE) == "1"
 

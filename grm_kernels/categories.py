@@ -49,4 +49,5 @@ def category_order(categories: Tensor) -> tuple[Tensor, Tensor]:
 
 def one_hot(categories: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """The policy that stands for `categories`: (B, N) uint8 to (B, N, 3) of `dtype`, columns T, S, A."""
-    return torch.nn.functional.one_hot(categories.clamp(max=Category.A).long(), len(Category)).to(dtype)
+    columns = torch.arange(len(Category), dtype=torch.uint8, device=categories.device)
+    return (categories.clamp(max=Category.A).unsqueeze(-1) == columns).to(dtype)

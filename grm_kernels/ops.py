@@ -50,12 +50,12 @@ for _backend in BACKENDS:
         torch.library.register_fake(f"grm_kernels::{_backend}_{_pass}", _fake, lib=LIBRARY)
 
 
-def forward(backend: str):
+def forward(backend: str) -> torch._ops.OpOverload:
     """The forward operator of a backend."""
     return getattr(torch.ops.grm_kernels, f"{backend}_forward").default
 
 
-def backward(backend: str):
+def backward(backend: str) -> torch._ops.OpOverload:
     """The backward operator of a backend."""
     return getattr(torch.ops.grm_kernels, f"{backend}_backward").default
 

@@ -52,8 +52,9 @@ def attention(
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if not soft:
         hard = one_hot(categories, dtype)
-        # Straight through: the value is the categories', the gradient the policy's.
-        policy = hard if policy is None else hard + (policy - policy.detach()).to(dtype)
+        # Straight through: the value is the categories', the gradient the policy's. Its value does not count, not even
+        # one that is not finite.
+        policy = hard if policy is None else hard + (policy - policy.detach()).nan_to_num(0.0).to(dtype)
     mask = interaction_mask(policy.to(dtype)).unsqueeze(1)  # (B, 1, N, N)
     allowed = mask > 0
 
@@ -126,4 +127,4 @@ def separate_attention(q: Tensor, k: Tensor, v: Tensor, categories: Tensor, *, s
             rows = q[b][:, order[queries]]
             parts.append(F.scaled_dot_product_attention(rows, keys[:, visible], values[:, visible], scale=scale))
         outputs.append(torch.cat(parts, dim=1)[:, order.argsort()])
-    return torch.stack(outputs)
+    return torch.stack(outputs) if outputs else torch.empty_like(q)

@@ -12,7 +12,7 @@ from .tiles import load_rows, load_tokens, policy_columns, sees, soft_weights, s
 _LOG2_E = 1.4426950408889634
 _LN_2 = tl.constexpr(0.6931471805599453)
 # Stands for the maximum of no scores; finite, so that differences of two of them are not NaN.
-_NO_SCORE = tl.constexpr(-1e30)
+_NO_SCORE = tl.constexpr(-1e38)
 
 
 @triton.jit

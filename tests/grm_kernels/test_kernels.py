@@ -154,6 +154,14 @@ def test_nan_in_scores_is_not_hidden(backend, bits):
     assert out[0, 0, 4:].isfinite().all()
 
 
+def test_scores_far_below_zero(backend):
+    """-4e31, by products that are exact: they are scores all the same, and their softmax is even."""
+    problem = make_problem(1, 1, 40, 16, shares=(0, 0, 1), device=backend.device)
+    q, k = torch.full_like(problem.q, 2.0**50), torch.full_like(problem.k, -(2.0**53))
+    out = category_attention(q, k, problem.v, problem.categories, backend=backend.name)
+    torch.testing.assert_close(out, problem.v.mean(2, keepdim=True).expand_as(out))
+
+
 def test_nan_in_a_soft_policy_is_not_hidden(backend):
     problem = make_problem(1, 1, 40, 16, soft=True, device=backend.device)
     problem.policy[0, 7] = float("nan")

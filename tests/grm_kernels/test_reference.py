@@ -133,3 +133,19 @@ def test_reference_runs_in_any_dtype(dtype):
     )
     assert out.dtype == dtype
     assert lse.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+
+
+def test_a_hard_policy_does_not_count_by_its_value():
+    """Logits that rule a category out are such a policy."""
+    problem = make_problem(2, 2, 9, 16)
+    tokens = (problem.q, problem.k, problem.v, problem.categories)
+    logits = torch.where(one_hot(problem.categories) > 0, 0.0, -torch.inf).requires_grad_()
+    out = category_attention(*tokens, logits, backend="reference")
+    assert torch.equal(out, category_attention(*tokens, backend="reference"))
+    assert torch.autograd.grad(out.sum(), logits)[0].isfinite().all()
+
+
+def test_no_images():
+    problem = make_problem(2, 2, 9, 16)
+    q, categories = problem.q[:0], problem.categories[:0]
+    assert separate_attention(q, q, q, categories).shape == q.shape
