@@ -120,7 +120,8 @@ class GRM(nn.Module):
 
 
 def reconfigured(model: GRM, overrides: Sequence[str]) -> GRM:
-    """A copy of a model in evaluation mode, on its device, with another configuration and those weights that it has.
+    """A copy of a model in evaluation mode, with its device and dtype, another configuration, and its weights so far as
+    that has them.
 
     Args:
         model: not prepared for inference.
@@ -133,7 +134,7 @@ def reconfigured(model: GRM, overrides: Sequence[str]) -> GRM:
     copied = GRM(model.config.with_overrides(overrides))
     weights = model.state_dict()
     copied.load_state_dict({name: weights[name] for name in copied.state_dict()})
-    return copied.to(next(model.parameters()).device).eval()
+    return copied.to(next(model.parameters())).eval()
 
 
 def _check_images(name: str, images: Tensor, size: int) -> None:

@@ -12,6 +12,7 @@ from ..boxes import BoxError, Boxes, as_boxes
 from ..config import ConfigError, load_config
 from ..crop import Image
 from ..data.folder import BOXES
+from ..data.images import SUFFIXES
 from ..model import GRM, load_model, load_weights
 from ..video import VideoError
 from .selection import select_box
@@ -92,7 +93,7 @@ def faults_in(what: str) -> Iterator[None]:
     """Frames that are not what they should be, and networks that give nothing finite, end in one line, too."""
     try:
         yield
-    except (BoxError, VideoError):
+    except (BoxError, ConfigError, VideoError):
         raise
     except (ValueError, RuntimeError) as error:
         raise VideoError(f"{what}: {error}") from error
@@ -105,6 +106,8 @@ def check_outputs(outputs: Iterable[Path | None], *inputs: str | Path | None) ->
     for output in filter(None, outputs):
         if output.resolve() in taken:
             raise ConfigError(f"{output}: is read from, or written twice")
+        if output.suffix.lower() in SUFFIXES and output.resolve().parent in taken:
+            raise ConfigError(f"{output}: would be one of the frames that are read")
         if output.is_dir() or not output.absolute().parent.is_dir():
             raise ConfigError(f"{output}: cannot be written: it is a folder, or in one that does not exist")
         taken.add(output.resolve())

@@ -4,9 +4,10 @@ import csv
 import itertools
 import json
 import platform
+import signal
 import time
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from enum import Enum
 from fractions import Fraction
 from pathlib import Path
@@ -22,7 +23,7 @@ from rich.text import Text
 
 from grm_kernels import Category
 
-from ..boxes import Boxes
+from ..boxes import BoxError, Boxes, can_be_cropped
 from ..config import ConfigError
 from ..crop import Image, crop_image, crop_region
 from ..model import GRM, save_weights
@@ -152,6 +153,8 @@ def track(
         except VideoError as error:
             fault = error
         except KeyboardInterrupt:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)  # another one would leave a video without its end
             fault = VideoError(f"stopped by you after {tracked} frames")
     kept = " and ".join(str(path) for path in (output, csv_path) if path)
     speed = f", tracking alone at {(tracked - 1) / tracking_seconds:.1f} frames per second" if tracked > 1 else ""
@@ -172,8 +175,9 @@ def division(
     """Picture the token division of every layer in one frame."""
     check_picture(output, source, weights)
     tracker, template, image = _track_to(source, box, frame, load(weights, config, overrides))
-    regions, crops = tracker.search_crops(image)
-    result = tracker.accept(image, regions, tracker.locate(crops))
+    with faults_in(f"{source}: frame {frame}"):
+        regions, crops = tracker.search_crops(image)
+        result = tracker.accept(image, regions, tracker.locate(crops))
     save_division_picture(output, template, crops[0], result.division)
     messages.print(f"{output}: frame {frame}, score {result.score:.2f}")
 
@@ -188,13 +192,16 @@ def attention(
     config: ConfigOption = None,
     overrides: Overrides = None,
 ) -> None:
-    """Picture what the template attends to in the search region, in chosen layers of one frame (default: all)."""
+    """Picture what the template attends to in the search region of a frame, by layer (default: those that divide)."""
     check_picture(output, source, weights)
     model = load(weights, config, overrides)
     layers = layers_named(layer, model)
     tracker, template, image = _track_to(source, box, frame, model)
-    _, crops = tracker.search_crops(image)
-    maps = template_attention(tracker.network.model, tracker.template, tracker.network.images(crops), layers)
+    with faults_in(f"{source}: frame {frame}"):
+        _, crops = tracker.search_crops(image)
+        maps = template_attention(tracker.network.model, tracker.template, tracker.network.images(crops), layers)
+        if not np.isfinite(maps).all():
+            raise RuntimeError("the attention is not finite")
     save_attention_picture(output, template, crops[0], maps[0], layers)
     messages.print(f"{output}: frame {frame}, layers {', '.join(map(str, layers))}")
 
@@ -217,6 +224,8 @@ def calibrate(
     if model.config.division.soft:
         raise ConfigError("model.division.soft: its layers mix categories; there is nothing to fix")
     check_outputs([output], weights, *sources)
+    if output is not None and output.suffix != ".safetensors":
+        raise ConfigError(f"{output}: expected a .safetensors file to write")
     model = fix_layers(model, {})
     tracker = _tracker(model, device, dtype)
     divisions = []
@@ -277,15 +286,16 @@ def speed(
     if settings.soft:
         raise ConfigError("model.division.soft: separate attention needs decisions, so it cannot be compared")
     check_outputs([output], source, weights)
+    options = {"device": _device(device, cuda_graph=cuda_graph), "dtype": dtype.dtype}
     frame, target = _speed_frame(source, box)
-    if weights is None and settings.variant in ("sa", "ts") and settings.ratio is None:
-        balance_division(model, frame, target, share)
     fixed = None if fix is None else fixed_layers(fix, model)
-    options = {"device": device_named(device), "dtype": dtype.dtype}
-    speeds = measure_forms(
-        model, frame, np.repeat(target[None], targets, 0), **options,
-        compile=compile, cuda_graph=cuda_graph, fixed=fixed, rounds=rounds,
-    )  # fmt: skip
+    with faults_in(source or "noise"):
+        if weights is None and settings.variant in ("sa", "ts") and settings.ratio is None:
+            balance_division(model, frame, target, share)
+        speeds = measure_forms(
+            model, frame, np.repeat(target[None], targets, 0), **options,
+            compile=compile, cuda_graph=cuda_graph, fixed=fixed, rounds=rounds,
+        )  # fmt: skip
     fused = speeds[0]
     where = f"{device_named(device)}, {torch.get_num_threads()} threads, {dtype.value}, torch {torch.__version__}"
     table = Table(title=f"Milliseconds for a frame of {targets} target(s); {where}", title_justify="left")
@@ -332,10 +342,15 @@ def _share_of_s(model: GRM, frame: Image, box: Boxes) -> float:
 
 
 def _tracker(model: GRM, device: str, dtype: Precision, *, compile: bool = False, cuda_graph: bool = False) -> Tracker:
-    name = device_named(device)
+    name = _device(device, cuda_graph=cuda_graph)
+    return Tracker(model, device=name, dtype=dtype.dtype, compile=compile, cuda_graph=cuda_graph)
+
+
+def _device(name: str, *, cuda_graph: bool) -> str:
+    name = device_named(name)
     if cuda_graph and not name.startswith("cuda"):
         raise ConfigError(f"--cuda-graph: needs a CUDA device, got {name}")
-    return Tracker(model, device=name, dtype=dtype.dtype, compile=compile, cuda_graph=cuda_graph)
+    return name
 
 
 def _track_to(source: str, box: list[str] | None, number: int, model: GRM) -> tuple[Tracker, Image, Image]:
@@ -357,11 +372,15 @@ def _track_to(source: str, box: list[str] | None, number: int, model: GRM) -> tu
 
 
 def _speed_frame(source: str | None, box: list[str] | None) -> tuple[Image, Boxes]:
-    if source is not None:
+    if source is None:
+        frame, target = noise_scene()
+    else:
         frame = next(iter(open_frames(source)))
-        return frame, one_box_given(box, source, frame)
-    frame, target = noise_scene()
-    return frame, one_box_given(box, "", frame) if box else target
+    if source is not None or box:
+        target = one_box_given(box, source or "", frame)
+    if not can_be_cropped(target):
+        raise BoxError(f"--box: too large or too small to be cropped: {target.tolist()}")
+    return frame, target
 
 
 def _draw(image: Image, boxes: Boxes, result: Track | None, layers: Iterable[int], tracker: Tracker) -> Image:
@@ -387,21 +406,28 @@ class _BoxTable:
         self._path = path
 
     def __enter__(self) -> "_BoxTable":
-        try:
+        with self._named():
             self._file = self._path.open("w", newline="", encoding="utf-8", buffering=1)
-        except OSError as error:
-            raise VideoError(f"{self._path}: cannot be written: {error.strerror}") from None
-        self._writer = csv.writer(self._file)
-        self._writer.writerow(["frame", "target", "x", "y", "w", "h", "score"])
+            self._writer = csv.writer(self._file)
+            self._writer.writerow(["frame", "target", "x", "y", "w", "h", "score"])
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with self._named():
+            self._file.close()
 
     def write(self, frame: int, boxes: Boxes, scores: Iterable[float] | None) -> None:
         scores = [""] * len(boxes) if scores is None else [f"{score:.4f}" for score in scores]
-        for target, (box, score) in enumerate(zip(boxes, scores, strict=True)):
-            self._writer.writerow([frame, target, *(f"{value:.3f}" for value in box), score])
+        with self._named():
+            for target, (box, score) in enumerate(zip(boxes, scores, strict=True)):
+                self._writer.writerow([frame, target, *(f"{value:.3f}" for value in box), score])
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise VideoError(f"{self._path}: cannot be written: {error.strerror}") from None
 
 
 class _Rate(ProgressColumn):

@@ -25,6 +25,7 @@ COLORS = (
 )
 # Of the brightness of a token that is kept away from the template.
 _DARK = 0.3
+_FARTHEST = 2**15 - 1
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LABEL_HEIGHT = 18
 
@@ -36,7 +37,9 @@ def draw_boxes(frame: Image, boxes: Boxes, labels: Sequence[str]) -> Image:
     size = max(0.4, max(frame.shape) / 1600)
     for i, ((x, y, width, height), label) in enumerate(zip(boxes, labels, strict=True)):
         color = COLORS[i % len(COLORS)]
-        corner, opposite = (round(x), round(y)), (round(x + width), round(y + height))
+        # Far outside of a frame as OpenCV can draw.
+        x1, y1, x2, y2 = np.clip(np.round([x, y, x + width, y + height]), -_FARTHEST, _FARTHEST).astype(int).tolist()
+        corner, opposite = (x1, y1), (x2, y2)
         cv2.rectangle(drawn, corner, opposite, color, thickness, cv2.LINE_AA)
         (_, text_height), _ = cv2.getTextSize(label, _FONT, size, 1)
         above = corner[1] - 4

@@ -146,7 +146,7 @@ class Tracker:
 
     def accept(self, frame: Image, regions: list[CropRegion], located: Located) -> Track:
         """The last step of `track`: boxes of the frame, which the next search starts from."""
-        if not np.isfinite(located.boxes).all():
+        if not (np.isfinite(located.boxes).all() and np.isfinite(located.scores).all()):
             raise RuntimeError(f"the network gave boxes that are not finite; its dtype is {self.network.dtype}")
         size = self.config.search.size
         boxes = [region.to_frame(box, size, self.mapping) for region, box in zip(regions, located.boxes, strict=True)]

@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import signal
 import sys
 
 import cv2
@@ -222,6 +224,47 @@ def test_ground_truth_is_not_written_over(grm, weights, folder):
     assert_one_line(err, "is read from, or written twice")
 
 
+@pytest.mark.parametrize("arguments", [("track", "--csv", "frames/3.png"), ("division", "--output", "frames/new.png")])
+def test_nothing_is_written_among_the_frames(grm, weights, folder, arguments, monkeypatch):
+    monkeypatch.chdir(folder.parent)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    command, option, output = arguments
+    status, _, err = grm(command, folder, "--weights", weights, "--box", "40,30,20,13", option, output)
+    assert status == 1 and {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert_one_line(err, f"{output}: would be one of the frames that are read")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("speed", "--cuda-graph"), "--cuda-graph: needs a CUDA device, got cpu"),
+        (("speed", "frames", "--box", "0,0,1e5,1e5"), "too large or too small to be cropped"),
+        (("speed", "frames", "--box", "40,30,20,13", "--set", "model.encoder.backend=foo"), "frames: backend"),
+        (("calibrate", "frames", "--box", "40,30,20,13", "--output", "fixed.pt"), "expected a .safetensors file"),
+        (("division", "frames", "--box", "40,30,20,13", "--frame", "1"), "frames: frame 1: frame: expected shape"),
+        (("attention", "frames", "--box", "40,30,20,13", "--frame", "1"), "frames: frame 1: frame: expected shape"),
+    ],
+)
+def test_bad_input_of_the_other_commands_ends_in_one_line(grm, weights, folder, monkeypatch, arguments, message):
+    monkeypatch.chdir(folder.parent)
+    if arguments[0] in ("division", "attention"):
+        cv2.imwrite(str(folder / "1.png"), np.zeros((5, 5, 3), np.uint8))
+    status, _, err = grm(*arguments, "--weights", weights)
+    assert status == 1
+    assert_one_line(err, message)
+
+
+def test_a_box_far_outside_is_drawn(grm, weights, folder, tmp_path):
+    arguments = ("track", folder, "--weights", weights, "--box=-5e9,30,1e10,1e-7", "--output", tmp_path / "out.mp4")
+    assert grm(*arguments)[0] == 0
+
+
+def test_a_full_disk_is_named(grm, weights, folder):
+    status, _, err = grm("track", folder, "--weights", weights, "--box", "40,30,20,13", "--csv", "/dev/full")
+    assert status == 1
+    assert_one_line(err, "/dev/full: cannot be written: No space left on device")
+
+
 def test_what_was_tracked_before_a_fault_is_kept(grm, weights, folder, tmp_path):
     (folder / "4.png").write_bytes(b"broken")
     output, table = tmp_path / "out.mp4", tmp_path / "out.csv"
@@ -241,7 +284,14 @@ def test_what_was_tracked_before_ctrl_c_is_kept(grm, weights, folder, tmp_path, 
             raise KeyboardInterrupt
         return track(self, frame)
 
+    class Closing(VideoWriter):
+        def __exit__(self, *error):
+            os.kill(os.getpid(), signal.SIGINT)  # pressed again
+            os.kill(os.getpid(), signal.SIGTERM)
+            super().__exit__(*error)
+
     monkeypatch.setattr(Tracker, "track", interrupted)
+    monkeypatch.setattr("grm.tracking.commands.VideoWriter", Closing)
     output = tmp_path / "out.mp4"
     status, _, err = grm("track", folder, "--weights", weights, "--box", "40,30,20,13", "--output", output)
     assert status == 1 and len(list(open_frames(output))) == 3

@@ -107,6 +107,7 @@ def test_forms_are_what_they_are_called(monkeypatch):
     assert (shares_of_s(one, frame) == 0).all()
     assert shares_of_s(two, frame).tolist() == [1, 1, 1, 0]
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in two.state_dict().items())
+    assert next(reconfigured(model.double(), []).parameters()).dtype == torch.float64
 
 
 def test_wrong_attention_is_not_timed(monkeypatch):

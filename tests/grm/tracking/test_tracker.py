@@ -271,9 +271,10 @@ def test_other_mistakes():
         Tracker(small_model(), cuda_graph=True)
 
 
-def test_broken_weights_are_noticed():
+@pytest.mark.parametrize("branch", ["center", "size"])
+def test_broken_weights_are_noticed(branch):
     model = small_model()
-    model.head.size[-1].bias.data.fill_(math.nan)
+    getattr(model.head, branch)[-1].bias.data.fill_(math.nan)
     tracker, frames = Tracker(model), noise_frames(2)
     tracker.initialize(frames[0], (40, 30, 20, 13))
     with pytest.raises(RuntimeError, match="not finite"):
