@@ -302,6 +302,8 @@ def table(record: dict) -> list[list[str]]:
     fused: dict = {}
     rows = []
     for m in record["measurements"]:
+        if "reason" in m:  # why a form was not measured
+            continue
         row = [m["preset"], str(m["batch"]), m["precision"], m["form"]]
         fused = m if m["form"] == "fused" else fused
 
