@@ -161,7 +161,8 @@ class Trainer:
                     f"{self.folder}: holds {name} of a run without its checkpoint; choose another folder"
                 )
         if resume and self.processes.first:
-            self.console.print(f"{self.folder}: no checkpoint yet, starts from the first step", highlight=False)
+            told = f"{self.folder}: no checkpoint yet, starts from the first step"
+            self.console.print(told, markup=False, highlight=False, soft_wrap=True)
         return None
 
     def _train(self, made: int, stop: "_StopRequest", progress: TrainingProgress) -> bool:
