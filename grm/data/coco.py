@@ -23,9 +23,11 @@ class CocoObject(ImageSequence):
         self._path, self._box = path, box
 
     def path(self, index: int) -> Path:
+        """Of the object's image, whatever the index."""
         return self._path
 
     def read_annotation(self) -> Annotation:
+        """Its box, which is in sight."""
         return Annotation(self._box[None], np.ones(1, dtype=bool))
 
 
@@ -66,8 +68,8 @@ def coco(root: Path, split: str, names: list[str] | None) -> Sequences[int]:
         images = sorted({item[0] for item in objects})
         # Arrays, not objects: the workers of a data loader share them, and there are 850,000.
         file_of_image = np.array([files[image] for image in images], dtype=np.bytes_)
-        table = np.array([item[:2] for item in objects], dtype=np.int64).reshape(-1, 2)
-        boxes = np.array([item[2:] for item in objects], dtype=np.float64).reshape(-1, 4)
+        table = np.array([item[:2] for item in objects], dtype=np.int64).reshape(len(objects), 2)
+        boxes = np.array([item[2:] for item in objects], dtype=np.float64).reshape(len(objects), 4)
         places = np.searchsorted(images, table[:, 0])
     except (AssertionError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise DataError(f"{path}: not COCO's object annotations: {type(error).__name__}: {error}") from None

@@ -128,7 +128,9 @@ def test_coco_that_is_not(tmp_path):
     path = tmp_path / "annotations" / "instances_train2017.json"
     short = json.loads(path.read_text())
     short["annotations"][0]["bbox"] = [1, 2, 3]
-    for text in ("{", "[]", '{"images": [], "annotations": [{"id": 1, "image_id": 2}]}', json.dumps(short)):
+    all_short = {**short, "annotations": [{**short["annotations"][0], "id": i} for i in range(4)]}
+    foreign = '{"images": [], "annotations": [{"id": 1, "image_id": 2}]}'
+    for text in ("{", "[]", foreign, json.dumps(short), json.dumps(all_short)):
         path.write_text(text)
         with pytest.raises(DataError, match=r"instances_train2017\.json: not COCO's object annotations"):
             opened(tmp_path, "coco")
