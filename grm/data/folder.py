@@ -30,9 +30,11 @@ class FolderSequence(ImageSequence):
         return self._files
 
     def path(self, index: int) -> Path:
+        """In natural order."""
         return self.folder / self.files[index]
 
     def read_annotation(self) -> Annotation:
+        """`groundtruth.txt`, and those of LaSOT's flags that are there."""
         boxes = read_boxes(self.folder / BOXES)
         if len(boxes) == 1:
             boxes = pad_boxes(boxes, len(self.files))

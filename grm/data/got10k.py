@@ -20,9 +20,11 @@ class Got10kSequence(ImageSequence):
         self.folder = folder
 
     def path(self, index: int) -> Path:
+        """From `00000001.jpg` on."""
         return self.folder / f"{index + 1:08d}.jpg"
 
     def read_annotation(self) -> Annotation:
+        """`groundtruth.txt`, `absence.label` and `cover.label`; of the test split, the first box alone."""
         boxes = read_boxes(self.folder / "groundtruth.txt")
         if self.folder.parent.name == "test":
             boxes = pad_boxes(boxes[:1], len(list_frames(self.folder)))

@@ -20,9 +20,11 @@ class LasotSequence(ImageSequence):
         self.folder = folder
 
     def path(self, index: int) -> Path:
+        """From `img/00000001.jpg` on."""
         return self.folder / "img" / f"{index + 1:08d}.jpg"
 
     def read_annotation(self) -> Annotation:
+        """`groundtruth.txt` and both flags."""
         boxes = read_boxes(self.folder / "groundtruth.txt")
         visible = has_box(boxes)
         for flag in FLAGS:

@@ -64,16 +64,19 @@ class ImageSequence(ABC):
 
     @property
     def boxes(self) -> Boxes:
+        """As of `Sequence`."""
         return self._annotation.boxes
 
     @property
     def visible(self) -> NDArray[np.bool_]:
+        """As of `Sequence`."""
         return self._annotation.visible
 
     def __len__(self) -> int:
         return len(self._annotation.boxes)
 
     def frame(self, index: int) -> Image:
+        """As of `Sequence`; a DataError names the file that cannot be read."""
         return read_image(self.path(index))
 
 

@@ -23,9 +23,11 @@ class TrackingNetSequence(ImageSequence):
         self.part = part
 
     def path(self, index: int) -> Path:
+        """From `0.jpg` on."""
         return self.part / "frames" / self.name / f"{index}.jpg"
 
     def read_annotation(self) -> Annotation:
+        """`anno/NAME.txt`; of the test split, the first box alone."""
         boxes = read_boxes(self.part / "anno" / f"{self.name}.txt")
         by_hand = np.arange(len(boxes)) % ANNOTATED_EVERY == 0
         by_hand[-1] = True
