@@ -1,6 +1,7 @@
 """What the tests of the tracker share."""
 
 import signal
+import sys
 
 import pytest
 import torch
@@ -22,3 +23,22 @@ def signal_handlers():
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def grm(monkeypatch, capfd):
+    """Runs a command line: status, output, errors."""
+    from grm import cli
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["grm", *map(str, arguments)])
+        status = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            status = end.code or 0
+        out, err = capfd.readouterr()
+        return status, out, err
+
+    monkeypatch.setenv("COLUMNS", "200")
+    return run

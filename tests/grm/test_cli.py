@@ -4,13 +4,11 @@ import csv
 import json
 import os
 import signal
-import sys
 
 import cv2
 import numpy as np
 import pytest
 
-from grm import cli
 from grm.model import GRM, load_model, save_weights
 from grm.tracking import Tracker, selection
 from grm.video import VideoWriter, open_frames
@@ -19,24 +17,6 @@ from .model.small import small_config, small_model
 from .tracking.scenes import noise_frames
 
 BOX = (40, 30, 20, 13)
-
-
-@pytest.fixture
-def grm(monkeypatch, capfd):
-    """Runs a command line: status, output, errors."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["grm", *map(str, arguments)])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        out, err = capfd.readouterr()
-        return status, out, err
-
-    monkeypatch.setenv("COLUMNS", "200")
-    return run
 
 
 @pytest.fixture

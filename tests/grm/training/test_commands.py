@@ -1,11 +1,8 @@
 """`grm train` on its own, with made data in the place of data sets."""
 
-import sys
-
 import pytest
 import torch
 
-from grm import cli
 from grm.data import DataError
 from grm.training import commands, read_log
 
@@ -23,7 +20,7 @@ training: {epochs: 2, batch_size: 4, workers: 0, evaluate_every: 2, log_every: 1
 
 
 @pytest.fixture
-def train(tmp_path, monkeypatch, capfd):
+def train(tmp_path, monkeypatch, grm):
     """Runs the command in an empty folder; gives its status and what it printed."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "small.yaml").write_text(SMALL_RUN)
@@ -32,13 +29,8 @@ def train(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(commands, "_datasets", lambda config: (SquarePairs(8), evaluation))
 
     def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["grm", "train", "--device", "cpu", *arguments])
-        status = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            status = end.code or 0
-        return status, capfd.readouterr().err
+        status, _, err = grm("train", "--device", "cpu", *arguments)
+        return status, err
 
     return run
 
