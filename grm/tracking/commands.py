@@ -286,18 +286,18 @@ def speed(
     if settings.soft:
         raise ConfigError("model.division.soft: separate attention needs decisions, so it cannot be compared")
     check_outputs([output], source, weights)
-    options = {"device": _device(device, cuda_graph=cuda_graph), "dtype": dtype.dtype}
+    device = _device(device, cuda_graph=cuda_graph)
     frame, target = _speed_frame(source, box)
     fixed = None if fix is None else fixed_layers(fix, model)
     with faults_in(source or "noise"):
         if weights is None and settings.variant in ("sa", "ts") and settings.ratio is None:
             balance_division(model, frame, target, share)
         speeds = measure_forms(
-            model, frame, np.repeat(target[None], targets, 0), **options,
+            model, frame, np.repeat(target[None], targets, 0), device=device, dtype=dtype.dtype,
             compile=compile, cuda_graph=cuda_graph, fixed=fixed, rounds=rounds,
         )  # fmt: skip
     fused = speeds[0]
-    where = f"{device_named(device)}, {torch.get_num_threads()} threads, {dtype.value}, torch {torch.__version__}"
+    where = f"{device}, {torch.get_num_threads()} threads, {dtype.value}, torch {torch.__version__}"
     table = Table(title=f"Milliseconds for a frame of {targets} target(s); {where}", title_justify="left")
     columns = ("pre", "network", "post", "frames/s", "of fused", "attention", "of fused")
     for name in ("form", *columns):
@@ -315,7 +315,7 @@ def speed(
     record = {"machine": platform.machine(), "where": where, "targets": targets, "fixed": fixed}
     record["share_s"] = _share_of_s(model, frame, target)
     record["forms"] = [{**s._asdict(), "total": s.total} for s in speeds]
-    if device_named(device) == "cpu":
+    if device == "cpu":
         parts = time_parts(model, frame, target, dtype=dtype.dtype)
         record["parts"] = parts
         whole = sum(parts.values())
@@ -342,11 +342,12 @@ def _share_of_s(model: GRM, frame: Image, box: Boxes) -> float:
 
 
 def _tracker(model: GRM, device: str, dtype: Precision, *, compile: bool = False, cuda_graph: bool = False) -> Tracker:
-    name = _device(device, cuda_graph=cuda_graph)
-    return Tracker(model, device=name, dtype=dtype.dtype, compile=compile, cuda_graph=cuda_graph)
+    device = _device(device, cuda_graph=cuda_graph)
+    return Tracker(model, device=device, dtype=dtype.dtype, compile=compile, cuda_graph=cuda_graph)
 
 
 def _device(name: str, *, cuda_graph: bool) -> str:
+    """A device that is there, and that records CUDA graphs if it is to."""
     name = device_named(name)
     if cuda_graph and not name.startswith("cuda"):
         raise ConfigError(f"--cuda-graph: needs a CUDA device, got {name}")

@@ -149,9 +149,9 @@ class Trainer:
 
     def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
         path = self.folder / CHECKPOINT_FILE
-        if not resume and path.exists():
-            raise CheckpointError(f"{self.folder}: holds a run already; resume it, or choose another folder")
         if path.exists():
+            if not resume:
+                raise CheckpointError(f"{self.folder}: holds a run already; resume it, or choose another folder")
             checkpoint = load_checkpoint(path)
             check_resumable(checkpoint, self.config, self._step_samples)
             return checkpoint
