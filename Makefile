@@ -12,8 +12,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 endif
 
-GRM := $(PYTHON) -m grm.cli
-WEIGHTS := weights/synthetic_tiny.safetensors
+GRM := $(PYTHON) -m grm
 
 .PHONY: demo test test-slow lint clean
 
@@ -23,10 +22,10 @@ WEIGHTS := weights/synthetic_tiny.safetensors
 demo: $(READY)
 	$(PYTHON) -m benchmarks.compare --output demo
 	rm -rf demo/clip
-	$(GRM) data export demo/clip --held-out --seed 104 --set data.synthetic.width=640 --set data.synthetic.height=480 \
+	$(GRM) data render demo/clip --held-out --seed 104 --set data.synthetic.width=640 --set data.synthetic.height=480 \
 		--set data.synthetic.size=[60,110] --set data.synthetic.frames=150
-	$(GRM) track demo/clip --weights $(WEIGHTS) --output demo/tracked.mp4 --show-division
-	$(GRM) division demo/clip --weights $(WEIGHTS) --frame 40 --output demo/division.png
+	$(GRM) track demo/clip --output demo/tracked.mp4 --show-division
+	$(GRM) division demo/clip --frame 40 --output demo/division.png
 
 test: $(READY)
 	$(PYTHON) -m pytest -m "not slow" --durations=10

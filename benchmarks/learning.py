@@ -17,13 +17,13 @@ from numpy.typing import NDArray
 from benchmarks import machine
 from grm.boxes import iou
 from grm.config import SyntheticConfig
-from grm.data import DataError, Sequence
-from grm.data.annotations import has_box
-from grm.data.folder import folder
+from grm.data import VideoSequence
+from grm.data.readers.folder import folder
 from grm.data.synthetic import HELD_OUT, SyntheticSequence, synthetic_sequence
+from grm.errors import DataError
+from grm.evaluation.runner import follow, overlaps, unmoved_overlap
 from grm.model import load_model
 from grm.tracking import Tracker
-from grm.training.evaluation import unmoved_overlap
 from grm_kernels import Category
 
 #: A target is lost at the first of so many frames in a row whose overlap is below this.
@@ -48,15 +48,14 @@ class Tracked(NamedTuple):
     overlap: NDArray[np.float64]
 
 
-def follow(tracker: Tracker, sequence: Sequence) -> Tracked:
+def track(tracker: Tracker, sequence: VideoSequence) -> Tracked:
     """Tracks a sequence from its first box."""
-    tracker.initialize(sequence.frame(0), sequence.boxes[0])
-    tracks = [tracker.track(sequence.frame(i)) for i in range(1, len(sequence))]
-    boxes = np.stack([track.box for track in tracks])
-    truth = sequence.boxes[1:]
-    overlap = np.where(has_box(truth), iou(boxes, truth), np.nan)
-    shares = np.array([(track.division == Category.A).mean((1, 2)) for track in tracks])
-    return Tracked(boxes, np.array([float(track.score) for track in tracks]), shares, overlap)
+    frames = (sequence.frame(i) for i in range(len(sequence)))
+    results = [step.result for step in follow(tracker, frames, sequence.boxes[0])][1:]
+    boxes = np.stack([result.box for result in results])
+    overlap = overlaps(np.stack([sequence.boxes[0], *boxes]), sequence)[1:]
+    shares = np.array([(result.division == Category.A).mean((1, 2)) for result in results])
+    return Tracked(boxes, np.array([float(result.score) for result in results]), shares, overlap)
 
 
 def lost_at(overlap: NDArray[np.float64]) -> int | None:
@@ -86,12 +85,12 @@ def loss_of(tracked: Tracked, sequence: SyntheticSequence) -> dict[str, bool] | 
 def describe_synthetic(tracker: Tracker, config: SyntheticConfig, count: int) -> dict:
     """The record of the first `count` held-out sequences."""
     sequences = [synthetic_sequence(config, HELD_OUT + seed) for seed in range(count)]
-    tracked = [follow(tracker, sequence) for sequence in sequences]
-    scores = np.array([np.nanmean(track.overlap) for track in tracked])
+    tracked = [track(tracker, sequence) for sequence in sequences]
+    scores = np.array([np.nanmean(one.overlap) for one in tracked])
     losses = [found for found in map(loss_of, tracked, sequences) if found]
-    overlap, score = (np.concatenate([getattr(track, name) for track in tracked]) for name in ("overlap", "scores"))
+    overlap, score = (np.concatenate([getattr(one, name) for one in tracked]) for name in ("overlap", "scores"))
     shown = np.concatenate([sequence.shown[1:] for sequence in sequences])
-    extent = np.concatenate([track.boxes[:, 2:] for track in tracked])
+    extent = np.concatenate([one.boxes[:, 2:] for one in tracked])
     true_extent = np.concatenate([sequence.boxes[1:, 2:] for sequence in sequences])
     right = overlap > RIGHT
     kinds = {
@@ -108,7 +107,7 @@ def describe_synthetic(tracker: Tracker, config: SyntheticConfig, count: int) ->
         "lost": {"sequences": len(losses), **{name: sum(x[name] for x in losses) for name in (losses or [{}])[0]}},
         "size": float(np.exp(np.log(extent[right] / true_extent[right]).mean())) if right.any() else None,
         "median_score": {name: float(np.median(score[where])) for name, where in kinds.items() if where.any()},
-        "share_of_a": np.concatenate([track.shares for track in tracked]).mean(0).tolist(),
+        "share_of_a": np.concatenate([one.shares for one in tracked]).mean(0).tolist(),
     }
 
 
@@ -116,7 +115,7 @@ def describe_folders(tracker: Tracker, root: Path) -> dict:
     """The record of a folder of frames with boxes, or of one of such folders."""
     rows = {}
     for sequence in folder(root, "all", None):
-        overlap = float(np.nanmean(follow(tracker, sequence).overlap))
+        overlap = float(np.nanmean(track(tracker, sequence).overlap))
         rows[sequence.name] = {"frames": len(sequence), "ao": overlap, "ao_unmoved": unmoved_overlap(sequence)}
     if not rows:
         raise DataError(f"{root}: neither groundtruth.txt nor a folder that has one")

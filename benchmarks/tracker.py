@@ -11,8 +11,8 @@ import torch
 from benchmarks import machine, report
 from grm.config import SyntheticConfig, load_config
 from grm.data.synthetic import HELD_OUT, synthetic_sequence
+from grm.evaluation.speed import balance_division, compare_dtypes, measure_forms, noise_scene, time_parts
 from grm.model import GRM
-from grm.tracking.speed import balance_division, compare_dtypes, measure_forms, noise_scene, time_parts
 
 PRESETS = ("grm_b256", "grm_tiny")
 DTYPES = (torch.float32, torch.bfloat16)

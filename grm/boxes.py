@@ -8,16 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from .errors import BoxError
+
 Boxes = NDArray[np.float64]
 
 #: A tracked box stays this many pixels inside the frame and is at least as large, as in the published tracker.
 CLIP_MARGIN = 10
 #: Square roots of the areas of boxes that can be cropped, in pixels: OpenCV's images have sides below 2^15.
 SMALLEST, LARGEST = 1e-3, 4000
-
-
-class BoxError(ValueError):
-    """Boxes that cannot be used; the message is one line that says what came."""
 
 
 def as_boxes(boxes: ArrayLike, name: str = "box") -> Boxes:
@@ -38,6 +36,11 @@ def as_boxes(boxes: ArrayLike, name: str = "box") -> Boxes:
         first = array[wrong][0].tolist() if array.ndim > 1 else array.tolist()
         raise BoxError(f"{name}: expected finite numbers with positive width and height, got x, y, w, h = {first}")
     return array
+
+
+def has_box(boxes: Boxes) -> NDArray[np.bool_]:
+    """(...,) which of boxes (..., 4) are there: a row of NaN stands for none."""
+    return np.isfinite(boxes).all(-1)
 
 
 def can_be_cropped(boxes: Boxes) -> NDArray[np.bool_]:

@@ -14,7 +14,7 @@ from .boxes import Boxes
 
 Image = NDArray[np.uint8]
 #: How a prediction becomes a box of the frame: see `CropRegion.to_frame`.
-Mapping = Literal["published", "exact"]
+BoxMapping = Literal["published", "exact"]
 
 
 class CropRegion(NamedTuple):
@@ -49,7 +49,7 @@ class CropRegion(NamedTuple):
         center = (boxes[..., :2] + boxes[..., 2:] / 2 - (self.center_x, self.center_y)) / self.side
         return np.concatenate([center + (size - 1) / (2 * size), boxes[..., 2:] / self.side], axis=-1)
 
-    def to_frame(self, predicted: NDArray[np.floating], size: int, mapping: Mapping = "published") -> Boxes:
+    def to_frame(self, predicted: NDArray[np.floating], size: int, mapping: BoxMapping = "published") -> Boxes:
         """Boxes of the frame, x, y, width, height in its pixels, from the model's.
 
         The published tracker maps 1/2 to the centre it asked for. That is half a pixel of the crop off what the model

@@ -11,6 +11,9 @@ if not torch.cuda.is_available():
     # Has to be set before the Triton kernels are imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
+# As the command line sets it: what OpenCV cannot read is told by us.
+os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+
 # What torch asks for its own products on a GPU where algorithms have to be deterministic; see `poison`.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 

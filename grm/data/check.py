@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from ..boxes import can_be_cropped
+from ..boxes import can_be_cropped, has_box
 from ..config import Config
-from .annotations import has_box
-from .errors import DataError
-from .sequence import ImageSequence, Sequence, Sequences
+from ..errors import DataError
+from .sequence import ImageSequence, Sequences, VideoSequence
 
 # Rendered sequences have no files to break: so many tell enough.
 _MOST_SYNTHETIC = 100
@@ -63,14 +62,14 @@ def check_dataset(
     return found
 
 
-def _check_annotation(sequence: Sequence, still: bool, config: Config, found: Findings) -> None:
+def _check_annotation(sequence: VideoSequence, still: bool, config: Config, found: Findings) -> None:
     visible, boxes = int(sequence.visible.sum()), int(has_box(sequence.boxes).sum())
     usable = still or (len(sequence) >= config.data.min_frames and visible >= config.data.min_visible)
     found.visible, found.boxes = found.visible + visible, found.boxes + boxes
     found.too_short += not usable
 
 
-def _check_frames(sequence: Sequence, still: bool, every: int, found: Findings) -> None:
+def _check_frames(sequence: VideoSequence, still: bool, every: int, found: Findings) -> None:
     for i in range(len(sequence)):
         opens = found.frames % every == 0 or (i == 0 and not still)
         found.frames += 1
@@ -86,7 +85,7 @@ def _check_frames(sequence: Sequence, still: bool, every: int, found: Findings) 
             found.faults.append(f"{sequence.path(i)}: missing")
 
 
-def _check_box(sequence: Sequence, index: int, width: int, height: int, found: Findings) -> None:
+def _check_box(sequence: VideoSequence, index: int, width: int, height: int, found: Findings) -> None:
     low, size = sequence.boxes[index, :2], sequence.boxes[index, 2:]
     limit = np.array([width, height])
     box = ", ".join(f"{value:g}" for value in sequence.boxes[index])

@@ -5,15 +5,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import Config, DatasetConfig
-from .annotations import read_lines
-from .coco import coco, coco_paths
-from .errors import DataError
-from .folder import folder, folder_paths
-from .got10k import got10k, got10k_paths
-from .lasot import lasot, lasot_paths
-from .sequence import Sequence, Sequences
+from ..errors import DataError
+from .readers.annotations import read_lines
+from .readers.coco import coco, coco_paths
+from .readers.folder import folder, folder_paths
+from .readers.got10k import got10k, got10k_paths
+from .readers.lasot import lasot, lasot_paths
+from .readers.trackingnet import trackingnet, trackingnet_paths
+from .sequence import Sequences, VideoSequence
 from .synthetic import synthetic_sequences
-from .trackingnet import trackingnet, trackingnet_paths
 
 
 class Reader(NamedTuple):
@@ -69,7 +69,7 @@ def open_datasets(config: Config, datasets: Mapping[str, DatasetConfig]) -> dict
     return {name: _open(config, name, dataset) for name, dataset in datasets.items()}
 
 
-def held_out_sequences(config: Config) -> list[Sequence]:
+def held_out_sequences(config: Config) -> list[VideoSequence]:
     """The sequences of all held-out data sets of a configuration, one after the other; errors as in `open_datasets`."""
     return [sequence for sequences in open_datasets(config, config.data.held_out).values() for sequence in sequences]
 

@@ -7,17 +7,17 @@ import cv2
 import numpy as np
 
 from ..crop import Image
-from ..video import VideoWriter
-from .errors import DataError
-from .folder import BOXES
-from .lasot import FLAGS
-from .sequence import Sequence
+from ..errors import DataError
+from ..media.writer import VideoWriter
+from .readers.folder import BOXES
+from .readers.lasot import FLAGS
+from .sequence import VideoSequence
 
 _QUALITY = 95
 _GREEN, _RED = (0, 255, 0), (255, 0, 0)
 
 
-def export_folder(sequence: Sequence, folder: Path, *, draw: bool = False) -> None:
+def export_folder(sequence: VideoSequence, folder: Path, *, draw: bool = False) -> None:
     """Writes `00000001.jpg` ..., `groundtruth.txt` (NaN where there is no box) and `full_occlusion.txt` (not visible).
 
     Args:
@@ -40,7 +40,7 @@ def export_folder(sequence: Sequence, folder: Path, *, draw: bool = False) -> No
     np.savetxt(folder / FLAGS[0], ~sequence.visible[None], fmt="%d", delimiter=",")
 
 
-def export_video(sequence: Sequence, path: Path, *, draw: bool = False, rate: int = 30) -> None:
+def export_video(sequence: VideoSequence, path: Path, *, draw: bool = False, rate: int = 30) -> None:
     """Writes a video.
 
     Args:
@@ -50,7 +50,7 @@ def export_video(sequence: Sequence, path: Path, *, draw: bool = False, rate: in
         rate: frames a second.
 
     Raises:
-        VideoError: as of `VideoWriter`.
+        MediaError: as of `VideoWriter`.
 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,7 @@ def export_video(sequence: Sequence, path: Path, *, draw: bool = False, rate: in
             video.write(_frame(sequence, i, draw))
 
 
-def _frame(sequence: Sequence, index: int, draw: bool) -> Image:
+def _frame(sequence: VideoSequence, index: int, draw: bool) -> Image:
     """A frame, with its box in green where the target is visible, in red where it is hidden."""
     frame, box = sequence.frame(index), sequence.boxes[index]
     if draw and np.isfinite(box).all():

@@ -17,11 +17,11 @@ from torch.utils.data import Dataset, get_worker_info
 from ..boxes import Boxes, can_be_cropped
 from ..config import Config, CropConfig, DataConfig, ModelConfig
 from ..crop import Image, crop_image, crop_region
+from ..errors import DataError
 from .augmentation import brightened, jitter_box, mirror_box, mirror_label, mirrored, without_color
 from .datasets import open_datasets
-from .errors import DataError
 from .sample import Sample
-from .sequence import Sequence, Sequences
+from .sequence import Sequences, VideoSequence
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +39,7 @@ class _Choice(NamedTuple):
     """The two frames that were drawn."""
 
     dataset: str
-    sequence: Sequence
+    sequence: VideoSequence
     template: int
     search: int
 

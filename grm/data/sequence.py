@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from ..boxes import Boxes
 from ..crop import Image
-from .images import read_image
+from ..media.images import read_image
 
 Key = TypeVar("Key")
 
 
-class Sequence(Protocol):
+class VideoSequence(Protocol):
     """A video and where its target is. Frames are counted from 0."""
 
     #: Names it within its data set.
@@ -64,27 +64,27 @@ class ImageSequence(ABC):
 
     @property
     def boxes(self) -> Boxes:
-        """As of `Sequence`."""
+        """As of `VideoSequence`."""
         return self._annotation.boxes
 
     @property
     def visible(self) -> NDArray[np.bool_]:
-        """As of `Sequence`."""
+        """As of `VideoSequence`."""
         return self._annotation.visible
 
     def __len__(self) -> int:
         return len(self._annotation.boxes)
 
     def frame(self, index: int) -> Image:
-        """As of `Sequence`; a DataError names the file that cannot be read."""
+        """As of `VideoSequence`; a DataError names the file that cannot be read."""
         return read_image(self.path(index))
 
 
-class Sequences(abc.Sequence[Sequence], Generic[Key]):
+class Sequences(abc.Sequence[VideoSequence], Generic[Key]):
     """The sequences of a data set, each opened when it is asked for and not kept."""
 
     def __init__(
-        self, keys: abc.Sequence[Key], open_one: abc.Callable[[Key], Sequence], *, still: bool = False
+        self, keys: abc.Sequence[Key], open_one: abc.Callable[[Key], VideoSequence], *, still: bool = False
     ) -> None:
         """Of what tells the sequences apart, and a function that opens the sequence of one of them.
 
@@ -97,10 +97,10 @@ class Sequences(abc.Sequence[Sequence], Generic[Key]):
         self.keys, self.open_one, self.still = keys, open_one, still
 
     @overload
-    def __getitem__(self, index: int) -> Sequence: ...
+    def __getitem__(self, index: int) -> VideoSequence: ...
     @overload
     def __getitem__(self, index: slice) -> "Sequences[Key]": ...
-    def __getitem__(self, index: int | slice) -> "Sequence | Sequences[Key]":
+    def __getitem__(self, index: int | slice) -> "VideoSequence | Sequences[Key]":
         if isinstance(index, slice):
             return Sequences(self.keys[index], self.open_one, still=self.still)
         return self.open_one(self.keys[index])

@@ -1,10 +1,10 @@
 """The GRM model: `GRM`, what it gives (`Prediction`, `Division`), and its weights."""
 
+from ..errors import WeightsError
 from .division import Division
 from .grm import GRM, Prediction, reconfigured
 from .head import HeadMaps, decode_boxes
-from .images import normalize_images
-from .pickles import WeightsError
+from .normalization import normalize_images
 from .weights import load_model, load_pretrained_encoder, load_weights, save_weights
 
 __all__ = [

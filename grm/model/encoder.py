@@ -4,10 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grm_kernels import Category, category_attention, masked_attention, separate_attention
+from grm_kernels import Category, category_attention, explain, masked_attention, separate_attention
 from grm_kernels.categories import one_hot
 
 from ..config import EncoderConfig, ModelConfig
+from ..errors import ConfigError
 from .convolution import ConvolutionBlock
 from .division import Division, TokenDivision
 from .linear import LinearGELU
@@ -176,6 +177,21 @@ class Attention(nn.Module):
         sizes = [self.template_tokens, q.shape[2] - self.template_tokens]
         parts = zip(*(tensor.split(sizes, dim=2) for tensor in (q, k, v)), strict=True)
         return torch.cat([F.scaled_dot_product_attention(*part) for part in parts], dim=2)
+
+
+def check_backend(config: EncoderConfig, device: torch.device, dtype: torch.dtype, *, needs_grad: bool = False) -> None:
+    """Checks that the backend which the configuration names can serve on a device; without a name, one always can.
+
+    Raises:
+        ConfigError: it cannot; says why.
+
+    """
+    if config.backend is None or config.attention != "fused":
+        return
+    example = torch.empty(1, config.heads, 1, config.width // config.heads, device=device, dtype=dtype)
+    reasons = explain(example, needs_grad=needs_grad).get(config.backend, ["there is no such backend"])
+    if reasons:
+        raise ConfigError(f"model.encoder.backend: {config.backend} cannot serve: {'; '.join(reasons)}")
 
 
 class DropPath(nn.Module):

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..config import ModelConfig
+from ..config import ModelConfig, overridden_model
 from .convolution import ConvolutionBlock
 from .division import Division
 from .encoder import Encoder
 from .head import CenterHead, decode_boxes
-from .linear import pack_linear_layers
+from .packing import pack_linear_layers
 
 
 class Prediction(NamedTuple):
@@ -82,7 +82,7 @@ class GRM(nn.Module):
         """A copy in evaluation mode that computes the same, faster.
 
         The batch normalisations are folded into the convolutions before them, and on a CPU the weights of the linear
-        layers are packed (`grm.model.linear`). It stays on its device and in its dtype, cannot be trained, and its
+        layers are packed (`grm.model.packing`). It stays on its device and in its dtype, cannot be trained, and its
         weights are neither saved nor loaded: keep the original for that.
 
         Args:
@@ -131,7 +131,7 @@ def reconfigured(model: GRM, overrides: Sequence[str]) -> GRM:
         ConfigError: the configuration with its overrides is not valid.
 
     """
-    copied = GRM(model.config.with_overrides(overrides))
+    copied = GRM(overridden_model(model.config, overrides))
     weights = model.state_dict()
     copied.load_state_dict({name: weights[name] for name in copied.state_dict()})
     return copied.to(next(model.parameters())).eval()

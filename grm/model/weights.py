@@ -5,44 +5,24 @@ misshapen tensor is an error that names it.
 """
 
 import json
-import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from ..config import parse_config
+from ..errors import WeightsError
+from ..files import replacing
+from ..weights import DEFAULT, find_weights
 from .grm import GRM
-from .pickles import WeightsError, read_pickled_checkpoint
+from .published import read_published, read_vision_transformer
 
 #: Version of our file format, in the metadata.
 FORMAT = "grm-1"
-
-# A vision transformer's names, as MAE, DeiT and the published GRM have them, and ours.
-_ENCODER_NAMES = (
-    (r"patch_embed\.proj\.(\w+)", r"stem.\1"),
-    (r"blocks\.(\d+)\.(norm1|norm2|attn\.qkv)\.(\w+)", r"layers.\1.\2.\3"),
-    (r"blocks\.(\d+)\.attn\.proj\.(\w+)", r"layers.\1.attn.projection.\2"),
-    (r"blocks\.(\d+)\.attn\.divide_predict\.0\.(\w+)", r"layers.\1.attn.division.first.\2"),
-    (r"blocks\.(\d+)\.attn\.divide_predict\.2\.(\w+)", r"layers.\1.attn.division.second.\2"),
-    (r"blocks\.(\d+)\.attn\.divide_predict\.4\.(\w+)", r"layers.\1.attn.division.third.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc1\.(\w+)", r"layers.\1.mlp.0.\2"),
-    (r"blocks\.(\d+)\.mlp\.fc2\.(\w+)", r"layers.\1.mlp.1.\2"),
-    (r"norm\.(\w+)", r"norm.\1"),
-    (r"pos_embed_z", "template_position"),
-    (r"pos_embed_x", "search_position"),
-)
-_BRANCHES = {"ctr": "center", "size": "size", "offset": "offset"}
-
-# In the files, but of no use to a tracker.
-_UNUSED_IN_PUBLISHED = re.compile(r"backbone\.(cls_token|pos_embed)")
-_UNUSED_IN_PRETRAINED = re.compile(r"cls_token|dist_token|(head|head_dist)\..+")
 
 # So many names of a kind are listed in an error.
 _LISTED = 20
@@ -66,23 +46,17 @@ def save_weights(
     if model.prepared:
         raise ValueError("a model prepared for inference cannot be saved; save the one it was prepared from")
     metadata = {**(metadata or {}), "format": FORMAT, "config": model.config.model_dump_json()}
-    temporary = Path(f"{path}.{os.getpid()}.tmp")
     # Not safetensors' own writing to a file, which nobody but its owner may read then.
     content = save({name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}, metadata)
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(content)
 
 
-def load_model(path: str | Path, overrides: Sequence[str] = ()) -> GRM:
+def load_model(path: str | Path = DEFAULT, overrides: Sequence[str] = ()) -> GRM:
     """The model that a file of `save_weights` holds, in evaluation mode on the CPU.
 
     Args:
-        path: of the file.
+        path: of the file, or a name in `grm.weights.WEIGHTS`; by default the weights that come with the package.
         overrides: of its configuration, as in `grm.config.load_config`: "model.division.threshold=0.4".
 
     Raises:
@@ -90,6 +64,7 @@ def load_model(path: str | Path, overrides: Sequence[str] = ()) -> GRM:
         ConfigError: the configuration with its overrides is not valid.
 
     """
+    path = find_weights(path)
     tensors, metadata = _read_own(path)
     try:
         values = json.loads(metadata["config"])
@@ -113,7 +88,7 @@ def load_weights(model: GRM, path: str | Path) -> None:
     if Path(path).suffix == ".safetensors":
         tensors, _ = _read_own(path)
     else:
-        tensors = _published(_section(path, "net", "a published GRM checkpoint"))
+        tensors = read_published(path)
     _assign(model, tensors, set(model.state_dict()), path)
 
 
@@ -127,16 +102,12 @@ def load_pretrained_encoder(model: GRM, path: str | Path) -> None:
         WeightsError: not such a file, or tensors missing, unexpected or of another shape than the encoder's.
 
     """
-    checkpoint = _section(path, "model", "a pretrained vision transformer")
-    prefix = 2 if "dist_token" in checkpoint else 1
-    tensors = {name: value for name, value in checkpoint.items() if not _UNUSED_IN_PRETRAINED.fullmatch(name)}
-    position = tensors.pop("pos_embed", None)
-    tensors = {_encoder_name(name) or name: value for name, value in tensors.items()}
-    if position is not None:
-        config = model.config
-        for name, size in (("template", config.template.size), ("search", config.search.size)):
-            grid = size // config.encoder.patch
-            tensors[f"encoder.{name}_position"] = _resized_position(position, prefix, grid, path)
+    config = model.config
+    grids = {
+        name: crop.size // config.encoder.patch
+        for name, crop in (("template", config.template), ("search", config.search))
+    }
+    tensors = read_vision_transformer(path, grids)
     required = {name for name in model.state_dict() if name.startswith("encoder.") and ".division." not in name}
     _assign(model, tensors, required, path)
 
@@ -158,53 +129,6 @@ def _read_own(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             f"{path}: not written by save_weights (format: expected {FORMAT}, got {metadata.get('format')})"
         )
     return tensors, metadata
-
-
-def _section(path: str | Path, key: str, what: str) -> dict[str, Any]:
-    checkpoint = read_pickled_checkpoint(path)
-    section = checkpoint.get(key) if isinstance(checkpoint, dict) else None
-    if not isinstance(section, dict) or not all(isinstance(name, str) for name in section):
-        keys = sorted(map(str, checkpoint))[:_LISTED] if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise WeightsError(f"{path}: not {what}: expected a dictionary of tensors under {key!r}, found {keys}")
-    return section
-
-
-def _published(checkpoint: dict[str, Any]) -> dict[str, Any]:
-    return {_our_name(name): value for name, value in checkpoint.items() if not _UNUSED_IN_PUBLISHED.fullmatch(name)}
-
-
-def _our_name(name: str) -> str:
-    """Our name of a parameter of the published GRM; an unknown one stays as it is."""
-    if name.startswith("backbone."):
-        return _encoder_name(name.removeprefix("backbone.")) or name
-    match = re.fullmatch(r"box_head\.conv([1-5])_(ctr|size|offset)\.(0\.|1\.|)(\w+)", name)
-    if not match:
-        return name
-    stage, branch, part, parameter = match.groups()
-    part = {"0.": "convolution.", "1.": "norm.", "": ""}[part]
-    return f"head.{_BRANCHES[branch]}.{int(stage) - 1}.{part}{parameter}"
-
-
-def _encoder_name(name: str) -> str | None:
-    """Our name of a vision transformer's parameter; None if there is none."""
-    for theirs, ours in _ENCODER_NAMES:
-        if match := re.fullmatch(theirs, name):
-            return "encoder." + match.expand(ours).replace(".attn.", ".attention.")
-    return None
-
-
-def _resized_position(position: Any, prefix: int, grid: int, path: str | Path) -> Tensor:
-    """A position embedding (1, prefix + G * G, width) without its prefix, for a grid of another side."""
-    shape = tuple(getattr(position, "shape", ()))
-    side = round(max(0, shape[1] - prefix) ** 0.5) if len(shape) == 3 else 0
-    if side == 0 or shape[:2] != (1, prefix + side * side):
-        raise WeightsError(
-            f"{path}: pos_embed: expected (1, {prefix} + a square, width), got {shape or type(position).__name__}"
-        )
-    image = position[:, prefix:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
-    if side != grid:
-        image = F.interpolate(image.float(), size=(grid, grid), mode="bicubic", align_corners=False)
-    return image.flatten(2).transpose(1, 2)
 
 
 def _assign(model: GRM, tensors: Mapping[str, Any], required: set[str], path: str | Path) -> None:

@@ -1,5 +1,6 @@
-"""Tracking with a GRM model: `Tracker`, and what it says of a frame (`Track`)."""
+"""Tracking: `Tracker`, what it says of a frame (`Track`), and the network that it asks (`TrackingNetwork`)."""
 
+from .network import Located, Network, TrackingNetwork
 from .tracker import Track, Tracker
 
-__all__ = ["Track", "Tracker"]
+__all__ = ["Located", "Network", "Track", "Tracker", "TrackingNetwork"]

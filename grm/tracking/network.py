@@ -1,14 +1,16 @@
 """A GRM model made ready to track: crops in, predictions out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ..config import ModelConfig
 from ..crop import Image
 from ..model import GRM, Division, normalize_images
+from ..model.encoder import check_backend
 
 
 class Located(NamedTuple):
@@ -22,17 +24,32 @@ class Located(NamedTuple):
     divisions: NDArray[np.uint8]
 
 
+class Network(Protocol):
+    """What a `Tracker` asks of a network: a model prepared to track, here or in another engine."""
+
+    #: Sizes and factors of the crops, and the number of layers.
+    config: ModelConfig
+
+    def template_tokens(self, crops: list[Image]) -> Any:
+        """What is computed once of the template crops (size, size, 3) of M targets, for `__call__`."""
+
+    def __call__(self, template: Any, crops: list[Image]) -> Located:
+        """Finds M targets, given what `template_tokens` made of their templates, in their search crops."""
+
+
 class TrackingNetwork:
     """Runs a model on uint8 crops: moves and normalises them, multiplies the scores by the window.
 
     Args:
         model: is copied, and may be used and trained on.
-        device: to run on.
+        device: to run on, such as "cpu" or "cuda"; None: where the model is.
         dtype: of weights and activations: float32, bfloat16 or float16. Boxes are computed in float32.
-        compile: whether torch.compile makes one graph of it, for every number of targets anew.
-        cuda_graph: whether the kernels of a step are recorded once for every number of targets, and replayed.
+        compile: whether torch.compile makes one graph of a step, anew for every number of targets (a minute or so).
+        cuda_graph: whether the kernels of a step are recorded once for every number of targets, and replayed: on a
+            GPU, one launch for a frame.
 
     Raises:
+        ConfigError: the backend that the configuration names cannot serve there.
         ValueError: a CUDA graph on a device that is not a CUDA GPU.
 
     """
@@ -40,12 +57,14 @@ class TrackingNetwork:
     def __init__(
         self,
         model: GRM,
-        device: torch.device,
+        device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         *,
         compile: bool = False,
         cuda_graph: bool = False,
     ):
+        device = torch.device(next(model.parameters()).device if device is None else device)
+        check_backend(model.config.encoder, device, dtype)
         if cuda_graph and device.type != "cuda":
             raise ValueError(f"cuda_graph: expected a CUDA device, got {device}")
         self.config = model.config

@@ -1,16 +1,16 @@
 """The tracker: from the frames of a video to the boxes of one target or several."""
 
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
-from ..boxes import CLIP_MARGIN, LARGEST, SMALLEST, BoxError, Boxes, as_boxes, can_be_cropped, clip_boxes
-from ..crop import CropRegion, Image, Mapping, crop_image, crop_region
+from ..boxes import CLIP_MARGIN, LARGEST, SMALLEST, Boxes, as_boxes, can_be_cropped, clip_boxes
+from ..crop import BoxMapping, CropRegion, Image, crop_image, crop_region
+from ..errors import BoxError, FrameError, NonFiniteError
 from ..model import GRM
-from .network import Located, TrackingNetwork
+from .network import Located, Network, TrackingNetwork
 
 
 class Track(NamedTuple):
@@ -38,39 +38,46 @@ class Tracker:
     Several targets of one video are one batch: initialise with their (M, 4) boxes.
 
     Args:
-        model: with trained weights. It is copied.
-        device: to run on, such as "cpu" or "cuda"; None: where the model is.
-        dtype: that the network computes in: torch.float32, torch.bfloat16 or torch.float16.
-        compile: whether torch.compile makes one graph of a step, anew for every number of targets (a minute or so).
-        cuda_graph: whether the kernels of a step are recorded and replayed: on a GPU, one launch for a frame.
+        network: what finds targets in crops; or a model with trained weights, which is copied.
         mapping: from the model's boxes to the frame's: "published" or "exact", see `grm.crop.CropRegion.to_frame`.
+        options: of a model's network: device, dtype, compile and cuda_graph, as `TrackingNetwork` takes them.
 
     Raises:
         ValueError: an unknown mapping, or a CUDA graph without a CUDA device.
+        TypeError: options that are none, or options beside a network that is made already.
 
     """
 
-    def __init__(
-        self,
+    def __init__(self, network: Network | GRM, *, mapping: BoxMapping = "published", **options: Any):
+        if mapping not in get_args(BoxMapping):
+            raise ValueError(f"mapping: expected one of {', '.join(get_args(BoxMapping))}, got {mapping!r}")
+        if isinstance(network, GRM):
+            network = TrackingNetwork(network, **options)
+        elif options:
+            raise TypeError(f"{', '.join(options)}: of a network that is made already")
+        self.network: Network = network
+        self.config = network.config
+        self.mapping = mapping
+        #: (M, 4): where the targets were last seen; around them they are searched for.
+        self.boxes: Boxes | None = None
+        #: What the network made of the templates of the M targets.
+        self.template: Any = None
+        self._one_target = True
+
+    @classmethod
+    def from_model(
+        cls,
         model: GRM,
         *,
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
         cuda_graph: bool = False,
-        mapping: Mapping = "published",
-    ):
-        if mapping not in get_args(Mapping):
-            raise ValueError(f"mapping: expected one of {', '.join(get_args(Mapping))}, got {mapping!r}")
-        device = torch.device(next(model.parameters()).device if device is None else device)
-        self.network = TrackingNetwork(model, device, dtype, compile=compile, cuda_graph=cuda_graph)
-        self.config = model.config
-        self.mapping = mapping
-        #: (M, 4): where the targets were last seen; around them they are searched for.
-        self.boxes: Boxes | None = None
-        #: (M, N, width): tokens of the templates, in the dtype and on the device of the network.
-        self.template: Tensor | None = None
-        self._one_target = True
+        mapping: BoxMapping = "published",
+    ) -> "Tracker":
+        """Makes a tracker of a model; arguments and errors as of `TrackingNetwork` and of this class."""
+        network = TrackingNetwork(model, device, dtype, compile=compile, cuda_graph=cuda_graph)
+        return cls(network, mapping=mapping)
 
     def initialize(self, frame: Image, box: ArrayLike) -> None:
         """Shows the tracker its target.
@@ -81,7 +88,7 @@ class Tracker:
 
         Raises:
             BoxError: not such boxes, one of which nothing can be seen in the frame, or one too large or small to crop.
-            ValueError: not such a frame.
+            FrameError: not such a frame.
             TypeError: the frame is not a uint8 array.
 
         """
@@ -123,9 +130,10 @@ class Tracker:
             frame: (height, width, 3) uint8, RGB, at least 10 pixels high and wide.
 
         Raises:
-            ValueError: not such a frame.
+            FrameError: not such a frame.
             TypeError: the frame is not a uint8 array.
-            RuntimeError: the tracker was not initialised, or its network computes nothing that is finite.
+            RuntimeError: the tracker was not initialised.
+            NonFiniteError: its network computes nothing that is finite.
 
         """
         regions, crops = self.search_crops(frame)
@@ -147,7 +155,7 @@ class Tracker:
     def accept(self, frame: Image, regions: list[CropRegion], located: Located) -> Track:
         """The last step of `track`: boxes of the frame, which the next search starts from."""
         if not (np.isfinite(located.boxes).all() and np.isfinite(located.scores).all()):
-            raise RuntimeError(f"the network gave boxes that are not finite; its dtype is {self.network.dtype}")
+            raise NonFiniteError("the network gave boxes that are not finite")
         size = self.config.search.size
         boxes = [region.to_frame(box, size, self.mapping) for region, box in zip(regions, located.boxes, strict=True)]
         self.boxes = clip_boxes(np.stack(boxes), frame.shape[1], frame.shape[0])
@@ -160,6 +168,6 @@ def _check_frame(frame: Image) -> None:
         got = f"an array of {frame.dtype}" if isinstance(frame, np.ndarray) else type(frame).__name__
         raise TypeError(f"frame: expected a NumPy array of uint8 (RGB), got {got}")
     if frame.ndim != 3 or frame.shape[2] != 3 or min(frame.shape[:2]) < CLIP_MARGIN:
-        raise ValueError(
+        raise FrameError(
             f"frame: expected shape (height, width, 3), {CLIP_MARGIN} pixels or more each way, got {frame.shape}"
         )

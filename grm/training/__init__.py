@@ -1,11 +1,12 @@
 """Training of GRM: losses, the step, and the loop around it."""
 
-from .checkpoint import CheckpointError
+from ..errors import CheckpointError, NonFiniteError
+from ..evaluation.runner import mean_overlap
 from .distributed import Processes, join_processes
-from .evaluation import held_out_evaluation, mean_overlap
+from .held_out import held_out_evaluation
 from .log import draw_log, read_log
 from .losses import Losses, training_losses
-from .step import NonFiniteError, TrainingStep
+from .step import TrainingStep
 from .trainer import Trainer, TrainingResult
 
 __all__ = [

@@ -1,6 +1,5 @@
 """Checkpoints of a run: written as a whole or not at all."""
 
-import os
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +9,8 @@ import torch
 from pydantic import ValidationError
 
 from ..config import Config
+from ..errors import CheckpointError
+from ..files import replacing
 
 #: Version of the file format.
 FORMAT = "grm-training-1"
@@ -19,10 +20,6 @@ FREE_KEYS = frozenset(
     f"training.{key}"
     for key in ("workers", "threads", "compile", "pretrained", "evaluate_every", "checkpoint_every", "log_every")
 ) | {"data.root", "data.failures", "data.failure_share"}
-
-
-class CheckpointError(RuntimeError):
-    """A checkpoint that cannot be written, read, or gone on from."""
 
 
 class Checkpoint(NamedTuple):
@@ -44,22 +41,15 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     """Writes a checkpoint in place of the one at `path`, which stays as it is until the new one is on the disk.
 
     Raises:
-        CheckpointError: it cannot be written (disk full, say); the one at `path` is untouched.
+        OSError: it cannot be written (disk full, say); the one at `path` is untouched.
 
     """
-    temporary = path.with_name(f"{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
+    with replacing(path) as file:
+        try:
             torch.save({"format": FORMAT, **checkpoint._asdict()}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
-    except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
-        # Where writing fails, torch fails once more as it ends the file, and that hides why.
-        reason = error.__context__ if isinstance(error.__context__, OSError) else error
-        raise CheckpointError(f"{path}: the checkpoint of step {checkpoint.step} cannot be written: {reason}") from None
+        except RuntimeError as error:
+            # Where writing fails, torch fails once more as it ends the file, and that hides why.
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -115,12 +105,3 @@ def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in section.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) and value else {f"{prefix}{key}": value}
     return flat
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a renaming in a folder outlast a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

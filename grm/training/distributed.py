@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..config import ConfigError
+from ..errors import ConfigError
 
 # A process waits so long for the others: they may have longer sequences to track in an evaluation.
 _TIMEOUT = timedelta(hours=1)
@@ -60,19 +60,24 @@ def join_processes(device: str | None = None) -> Iterator[Processes]:
     """Joins the processes that torchrun started; leaves them when done.
 
     Args:
-        device: "cpu" or "cuda"; None: GPUs where there are any. Each process takes the one of its local rank.
+        device: "cpu", "cuda", or one GPU as in "cuda:1"; None: GPUs where there are any. With "cuda" each process
+            takes the one of its local rank.
 
     Raises:
-        ConfigError: there are fewer GPUs than processes on this machine.
+        ConfigError: there are fewer GPUs than processes on this machine, or one GPU is named for several processes.
 
     """
-    kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    named = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    kind = named.type
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if kind == "cuda":
-        chosen = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        if named.index is not None and count > 1:
+            raise ConfigError(f"{device}: {count} processes take a GPU each: expected cuda without a number")
+        index = int(os.environ.get("LOCAL_RANK", "0")) if named.index is None else named.index
+        chosen = torch.device("cuda", index)
         if chosen.index >= torch.cuda.device_count():
             raise ConfigError(
-                f"local process {chosen.index} (LOCAL_RANK): expected a GPU for each, got {torch.cuda.device_count()}"
+                f"GPU {index}: expected one for each local process (LOCAL_RANK), got {torch.cuda.device_count()}"
             )
         torch.cuda.set_device(chosen)
     else:

@@ -2,11 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
-from ..config import ConfigError
+from ..errors import ConfigError
+from ..files import naming, write_text
 
 #: Of the folder of a run.
 METRICS_FILE = "metrics.jsonl"
@@ -36,20 +36,14 @@ class RunLog:
             raise ConfigError("the log needs TensorBoard: pip install 'grm-kernels[training]'") from None
         self._path = folder / METRICS_FILE
         kept = [line for line in read_log(folder) if line["step"] <= first_step] if first_step else []
-        temporary = self._path.with_name(f"{self._path.name}.tmp")
-        try:
-            with _named(temporary):
-                temporary.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-            temporary.replace(self._path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_text(self._path, "".join(json.dumps(line) + "\n" for line in kept))
         self._file = self._path.open("a", encoding="utf-8")
         self._board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
 
     def write(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
         """Adds a line, after so many steps."""
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        with _named(self._path):
+        with naming(self._path):
             self._file.write(json.dumps({"step": step, "epoch": epoch, **finite}) + "\n")
             self._file.flush()
         for name, value in values.items():
@@ -59,15 +53,6 @@ class RunLog:
         """Ends both files."""
         self._file.close()
         self._board.close()
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    """A failed write does not say where."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(error.errno, error.strerror, str(path)) from None
 
 
 def _board_name(name: str) -> str:

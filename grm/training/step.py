@@ -12,6 +12,7 @@ from grm_kernels import Category
 
 from ..config import Config
 from ..data.sample import Sample
+from ..errors import NonFiniteError
 from ..model import GRM, Division, normalize_images
 from .distributed import Processes
 from .losses import Losses, training_losses
@@ -19,10 +20,6 @@ from .optimization import make_optimizer, set_learning_rates
 from .stream import Position
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class NonFiniteError(RuntimeError):
-    """The loss or its gradient is not finite; the weights are as they were before the step."""
 
 
 class TrainingStep:

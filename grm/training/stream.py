@@ -11,9 +11,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from torch.utils.data import DataLoader, Sampler
 
-from ..config import ConfigError, TrainingConfig
-from ..data.errors import DataError
+from ..config import TrainingConfig
 from ..data.sample import Sample
+from ..errors import ConfigError, DataError
 
 # How often a worker looks whether the training process is still there, in seconds.
 _LOOK_FOR_TRAINER_S = 2.0

@@ -13,17 +13,18 @@ import torch
 import yaml
 from rich.console import Console
 
-from ..config import Config, ConfigError
-from ..data import DataError
+from ..config import Config
 from ..data.sample import Sample
+from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from ..files import write_text
 from ..model import GRM, load_pretrained_encoder, load_weights, save_weights
-from ..model.linear import has_fast_bfloat16
-from .checkpoint import Checkpoint, CheckpointError, check_resumable, load_checkpoint, save_checkpoint
+from ..model.packing import has_fast_bfloat16
+from .checkpoint import Checkpoint, check_resumable, load_checkpoint, save_checkpoint
 from .distributed import Processes
-from .evaluation import Evaluation
+from .held_out import Evaluation
 from .log import RunLog, draw_log
 from .progress import TrainingProgress
-from .step import NonFiniteError, TrainingStep
+from .step import TrainingStep
 from .stream import EpochDataset, Position, batches, make_schedule
 
 #: In the folder of a run, beside `log.METRICS_FILE`.
@@ -143,7 +144,7 @@ class Trainer:
             raise CheckpointError(f"{self.folder}: the processes do not read the same checkpoint; they must share it")
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / CONFIG_FILE).write_text(yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False))
+            write_text(self.folder / CONFIG_FILE, yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False))
             self._log = RunLog(self.folder, made)
         return made
 
@@ -220,7 +221,7 @@ class Trainer:
                 for batch in own
                 for provenance, box in zip(batch.provenance, batch.box.tolist(), strict=True)
             ]
-            path.write_text(json.dumps({"step": step, "error": str(error), "samples": samples}, indent=1) + "\n")
+            write_text(path, json.dumps({"step": step, "error": str(error), "samples": samples}, indent=1) + "\n")
             raise NonFiniteError(f"step {step}: {error}; the samples are named in {path}") from None
 
     def _evaluation_due(self, made: int) -> bool:

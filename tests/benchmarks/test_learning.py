@@ -9,9 +9,9 @@ import torch
 
 from benchmarks import learning
 from grm.config import SyntheticConfig
-from grm.data import DataError
 from grm.data.export import export_folder
 from grm.data.synthetic import synthetic_sequence
+from grm.errors import DataError
 from grm.model import save_weights
 from tests.grm.model.small import small_model
 

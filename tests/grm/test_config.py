@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from grm.config import Config, ConfigError, load_config, parse_config, presets
+from grm.config import Config, load_config, parse_config, presets
+from grm.errors import ConfigError
 from grm.model import GRM
 
 
@@ -117,22 +118,33 @@ def test_configuration_survives_json():
             "model.encoder.attention=fusd",
             "model.encoder.attention: input should be 'fused', 'masked' or 'separate', got 'fusd'",
         ),
-        ("model.encoder.heads=7", "model.encoder: width: expected a multiple of heads = 7, got 768"),
-        ("model.search.size=250", "model: search.size: expected a multiple of encoder.patch = 16, got 250"),
-        ("model.division.layers=[2, 13]", r"division.layers: expected rising numbers from 1 to 12, got \[2, 13\]"),
-        ("model.division.layers=[3, 2]", r"division.layers: expected rising numbers from 1 to 12, got \[3, 2\]"),
-        ("model.division.fixed={1: S}", r"division.fixed: expected layers that divide \(2, 3, .*12\), got 1"),
+        ("model.encoder.heads=7", "model.encoder.width: expected a multiple of heads = 7, got 768"),
+        ("model.search.size=250", "model.search.size: expected a multiple of encoder.patch = 16, got 250"),
+        (
+            "model.division.layers=[2, 13]",
+            r"model.division.layers: expected rising numbers from 1 to 12, got \[2, 13\]",
+        ),
+        ("model.division.layers=[3, 2]", r"model.division.layers: expected rising numbers from 1 to 12, got \[3, 2\]"),
+        (
+            "model.division.fixed={1: S}",
+            r"model.division.fixed: expected layers that divide, of \[2, 3, .*12\], got \[1\]",
+        ),
         ("model.division.fixed={3: T}", "model.division.fixed.3: input should be 'S' or 'A', got 'T'"),
         ("model.division.threshold=1.5", "model.division.threshold: input should be less than 1, got 1.5"),
         ("model.division.hidden=[0, 1]", r"model.division.hidden: expected positive widths, got \[0, 1\]"),
-        ("model.division.variant=ranked", "model.division: ratio: variant ranked needs one"),
-        ("model.division.band=0.1", "model.division: band: only variant ranked has one, got variant sa"),
+        ("model.division.variant=ranked", "model.division.ratio: variant ranked needs one"),
+        ("model.division.band=0.1", "model.division.band: only variant ranked has one, got variant sa"),
         ("model.head.channels=20", "model.head.channels: input should be a multiple of 8, got 20"),
-        ("training.milestones=[240, 80]", r"training: milestones: expected rising epochs from 1 on, got \[240, 80\]"),
+        ("training.milestones=[240, 80]", r"training.milestones: expected rising epochs from 1 on, got \[240, 80\]"),
         (
             "training.precision=half",
             "training.precision: input should be 'auto', 'float32', 'bfloat16' or 'float16', got 'half'",
         ),
+        ("training.learning_rate=.inf", "training.learning_rate: input should be a finite number, got inf"),
+        ("data.synthetic.camera=[.nan, 0, 0]", "data.synthetic.camera.0: input should be a finite number, got nan"),
+        ("model.division.fixed={2: S, 2: A}", "the value is not YAML: key 2 is given twice"),
+        ("model.encoder.heads=010", "model.encoder.width: expected a multiple of heads = 10, got 768"),
+        ("training.epochs=1:30", "training.epochs: input should be a valid integer"),
         ("training.loss.gio=1", "training.loss.gio: unknown key, did you mean 'giou'"),
         ("model.encoder", "override 'model.encoder': expected key.sub=value"),
         ("model..width=3", "override 'model..width=3': expected key.sub=value"),

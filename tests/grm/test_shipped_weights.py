@@ -1,22 +1,18 @@
 """The weights that come with the project: they load, and they track what they have not seen."""
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
 from grm.config import load_config
 from grm.data.synthetic import HELD_OUT, synthetic_sequence
+from grm.evaluation.runner import mean_overlap, unmoved_overlap
 from grm.model import load_model
 from grm.tracking import Tracker
-from grm.training.evaluation import mean_overlap, unmoved_overlap
-
-WEIGHTS = Path(__file__).parents[2] / "weights" / "synthetic_tiny.safetensors"
 
 
 def test_weights_fit_their_preset_and_track():
     """At least 0.20 above the box of the first frame, on rendered sequences that were in no evaluation of the run."""
-    model = load_model(WEIGHTS)
+    model = load_model()
     config = load_config("synthetic_tiny")
     assert model.config == config.model
     tracker = Tracker(model)

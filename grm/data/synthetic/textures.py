@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...crop import Image
-from ..errors import DataError
-from ..images import list_frames, read_image
+from ...errors import DataError
+from ...media.images import list_frames, read_image
 
 #: Side of a texture in pixels, and number of textures in a bank.
 SIDE = 192

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from grm.config import parse_config
-from grm.data import DataError
 from grm.data.pairs import PairDataset, choose_frames, training_pairs
 from grm.data.sequence import Sequences
+from grm.errors import DataError
 
 from . import trees
 

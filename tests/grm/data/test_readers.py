@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from grm.config import parse_config
-from grm.data import DataError, open_datasets
-from grm.data.images import read_image
+from grm.data import open_datasets
+from grm.errors import DataError
+from grm.media.images import read_image
 
 from . import trees
 
@@ -287,8 +288,8 @@ def test_broken_images_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"kind": "synthetic"}, "kind synthetic: expected limit"),
-        ({"kind": "synthetic", "limit": 3, "root": "x"}, "kind synthetic: expected limit"),
+        ({"kind": "synthetic"}, "data.train.it.kind: synthetic: expected limit"),
+        ({"kind": "synthetic", "limit": 3, "root": "x"}, "data.train.it.kind: synthetic: expected limit"),
         ({"kind": "lasot"}, "root: kind lasot needs one"),
         ({"kind": "lasott", "root": "x"}, "data.train.it.kind: input should be 'lasot'"),
         ({"kind": "lasot", "root": "x", "splitt": "test"}, "unknown key, did you mean 'split'"),

@@ -10,13 +10,14 @@ from hypothesis import strategies as st
 
 from grm.boxes import iou
 from grm.config import SyntheticConfig, load_config, parse_config
-from grm.data import DataError, held_out_sequences, training_pairs
+from grm.data import held_out_sequences, training_pairs
 from grm.data.synthetic import HELD_OUT, synthetic_sequence
 from grm.data.synthetic.effects import Effects
 from grm.data.synthetic.looks import scene
 from grm.data.synthetic.motion import spline_matrix, wander
 from grm.data.synthetic.shapes import random_outline
 from grm.data.synthetic.textures import _PATTERNS, photographs, texture
+from grm.errors import DataError
 
 pytest.importorskip("matplotlib")
 
@@ -302,7 +303,7 @@ def test_pairs_of_synthetic_video():
     [
         ("data.synthetic.size=[30, 20]", "size: expected the smaller number first, got"),
         ("data.synthetic.camera=[-1, 0, 0]", "camera: expected numbers from 0 on, got"),
-        ("data.synthetic.size=[0, 20]", "size, aspect: expected positive numbers"),
+        ("data.synthetic.size=[0, 20]", "data.synthetic.size, data.synthetic.aspect: expected positive numbers"),
         ("data.synthetic.frames=10", "data.synthetic.frames: input should be greater than or equal to 20, got 10"),
         ("data.synthetic.nois=[0, 1]", "data.synthetic.nois: unknown key, did you mean 'noise'"),
     ],

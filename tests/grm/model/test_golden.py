@@ -12,7 +12,7 @@ import torch
 
 from grm.config import parse_config
 from grm.model import GRM, load_weights
-from grm.model.weights import _our_name
+from grm.model.published import _our_name
 
 FOLDER = os.environ.get("GRM_GOLDEN")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="GRM_GOLDEN does not name a folder of golden values")

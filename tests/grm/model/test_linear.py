@@ -5,14 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from grm.model.linear import (
-    LinearGELU,
-    PackedLinear,
-    PackedPairLinearGELU,
-    PairLinearGELU,
-    _can_be_packed,
-    pack_linear_layers,
-)
+from grm.model.linear import LinearGELU, PairLinearGELU
+from grm.model.packing import PackedLinear, PackedPairLinearGELU, _can_be_packed, pack_linear_layers
 
 from .small import small_model
 

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from grm.config import ConfigError
-from grm.model import GRM, WeightsError, load_model, load_pretrained_encoder, load_weights, save_weights
+from grm.errors import ConfigError, WeightsError
+from grm.model import GRM, load_model, load_pretrained_encoder, load_weights, save_weights
 from grm.model.pickles import Placeholder, read_pickled_checkpoint
 
 from .small import images, small_config, small_model
@@ -71,11 +71,10 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     save_weights(small_model(), path)
     before = path.read_bytes()
 
-    def full(self, content):
-        self.touch()
+    def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(OSError, match=r"No space left on device: .*model\.safetensors"):
         save_weights(small_model(seed=4), path)
     assert path.read_bytes() == before

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from grm.evaluation.speed import FORMS, balance_division, compare_dtypes, measure_forms, time_parts
 from grm.model import reconfigured
 from grm.model.division import TokenDivision
 from grm.model.encoder import Attention
 from grm.tracking import Tracker
 from grm.tracking.calibration import calibrate, fix_layers
-from grm.tracking.speed import FORMS, balance_division, compare_dtypes, measure_forms, time_parts
 
 from ..model.small import small_config, small_model
 from .scenes import noise_frames

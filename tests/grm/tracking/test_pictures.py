@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from grm.crop import CropRegion
-from grm.tracking.attention import template_attention
-from grm.tracking.drawing import (
+from grm.drawing import (
     COLORS,
     darken_separate,
     division_strip,
@@ -15,6 +14,7 @@ from grm.tracking.drawing import (
     save_attention_picture,
     save_division_picture,
 )
+from grm.tracking.attention_maps import template_attention
 from grm_kernels.categories import one_hot
 from grm_kernels.reference import interaction_mask
 

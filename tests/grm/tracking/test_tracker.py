@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from grm.boxes import BoxError
+from grm.errors import BoxError
 from grm.model import normalize_images
 from grm.tracking import Tracker
 

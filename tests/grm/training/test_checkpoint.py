@@ -1,11 +1,14 @@
 """Checkpoints: whole or not at all, and only for the run that they are of."""
 
 import errno
+import io
+import os
 
 import pytest
 import torch
 
-from grm.training import CheckpointError
+from grm import files
+from grm.errors import CheckpointError
 from grm.training import checkpoint as module
 from grm.training.checkpoint import Checkpoint, check_resumable, load_checkpoint, save_checkpoint
 
@@ -35,25 +38,16 @@ def test_a_full_disk_leaves_the_previous_one(tmp_path, monkeypatch, where):
     def full(*_, **__):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    class FullFile:
-        def __init__(self, *_):
-            self.file = open(tmp_path / "checkpoint.pt.tmp", "wb")
-
-        def __enter__(self):
-            return self
-
-        def __exit__(self, *_):
-            self.file.close()
-
+    class FullFile(io.FileIO):
         def write(self, data):
-            self.file.write(bytes(data)[:100])
+            super().write(bytes(data)[:100])
             full()
 
     if where == "write":
-        monkeypatch.setattr(module, "open", FullFile, raising=False)
+        monkeypatch.setattr(files, "open", FullFile, raising=False)
     else:
-        monkeypatch.setattr(module.os, {"fsync": "fsync", "rename": "replace"}[where], full)
-    with pytest.raises(CheckpointError, match=r"step 5 cannot be written: .*No space left on device"):
+        monkeypatch.setattr(os, {"fsync": "fsync", "rename": "replace"}[where], full)
+    with pytest.raises(OSError, match=r"No space left on device: .*checkpoint.pt'"):
         save_checkpoint(make_checkpoint(5), path)
     monkeypatch.undo()
     assert load_checkpoint(path).step == 3
@@ -63,7 +57,7 @@ def test_a_full_disk_leaves_the_previous_one(tmp_path, monkeypatch, where):
 def test_what_a_killed_process_left_half_written_is_not_read(tmp_path):
     path = tmp_path / "checkpoint.pt"
     save_checkpoint(make_checkpoint(3), path)
-    (tmp_path / "checkpoint.pt.tmp").write_bytes(path.read_bytes()[:200])
+    (tmp_path / ".checkpoint.pt.1.tmp").write_bytes(path.read_bytes()[:200])
     assert load_checkpoint(path).step == 3
     save_checkpoint(make_checkpoint(5), path)
     assert load_checkpoint(path).step == 5

@@ -8,8 +8,9 @@ import torch._inductor.config
 from torch.utils.data import default_collate
 
 from grm.config import parse_config
+from grm.errors import NonFiniteError
 from grm.model import GRM
-from grm.training import NonFiniteError, Processes, TrainingStep
+from grm.training import Processes, TrainingStep
 from grm.training.optimization import learning_rate_factor, make_optimizer
 from grm.training.stream import Position, Schedule, batches, make_schedule
 

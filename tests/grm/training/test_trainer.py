@@ -13,10 +13,10 @@ import torch
 import yaml
 from rich.console import Console
 
-from grm.config import ConfigError, parse_config
-from grm.data import DataError
+from grm.config import parse_config
+from grm.errors import CheckpointError, ConfigError, DataError, NonFiniteError
 from grm.model import load_model
-from grm.training import CheckpointError, NonFiniteError, Processes, Trainer, progress, read_log
+from grm.training import Processes, Trainer, progress, read_log
 from grm.training.checkpoint import load_checkpoint
 from grm.training.log import RunLog
 from grm.training.stream import Schedule

@@ -1,0 +1,5 @@
+"""``python -m grm``."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,5 @@
+"""``python -m grm.cli``."""
+
+from . import main
+
+main()

@@ -1,0 +1,91 @@
+"""The commands together, and how their faults end: one line for each thing that is wrong, and status 1."""
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from ..errors import GrmError
+from . import data, inspect, speed, track, train
+
+app = typer.Typer(
+    help="GRM: visual tracking by generalized relation modeling.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+_BOX = "--box 320,180,64,48"
+app.command(epilog=f"Example: grm track clip.mp4 {_BOX} --output tracked.mp4 --csv boxes.csv")(track.track)
+app.command(epilog=f"Example: grm division clip.mp4 {_BOX} --frame 25")(inspect.division)
+app.command(epilog=f"Example: grm attention clip.mp4 {_BOX} --layer 4 --layer 6")(inspect.attention)
+app.command(epilog=f"Example: grm calibrate clip.mp4 {_BOX} --output fixed.safetensors")(inspect.calibrate)
+app.command(epilog="Example: grm speed --config grm_b256 --dtype bfloat16")(speed.speed)
+app.command(epilog="Example: grm train synthetic_tiny --set training.epochs=4 --output runs/short")(train.train)
+app.add_typer(data.app, name="data")
+
+
+@app.command(epilog="Example: grm presets")
+def presets() -> None:
+    """List the presets, and the weights that come with the package."""
+    from ..config import load_config
+    from ..config import presets as names
+    from ..weights import DEFAULT, WEIGHTS
+
+    print("presets (--config NAME, grm train NAME):")
+    for name in names():
+        model = load_config(name).model
+        encoder = model.encoder
+        print(
+            f"  {name:<16} width {encoder.width}, {encoder.depth} layers, template {model.template.size}, "
+            f"search {model.search.size} pixels"
+        )
+    print("weights (--weights NAME):")
+    for name, weights in WEIGHTS.items():
+        print(f"  {name:<16} {weights.summary}{' (the default)' if name == DEFAULT else ''}")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from grm_kernels.version import __version__
+
+        print(f"grm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def run() -> None:
+    """Runs the command line."""
+    signal.signal(signal.SIGTERM, _interrupt)  # what was tracked until then is kept, as with Ctrl-C
+    # What cannot be read is said by us, in one line. OpenCV reads this when it is imported.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
+    try:
+        app()
+    except ModuleNotFoundError as error:
+        if error.name in sys.modules or error.name is None or error.name.startswith("grm"):
+            raise
+        extra = "training" if error.name in ("pycocotools", "tensorboard") else "tracker"
+        _fail(f"this needs {error.name}: pip install 'grm-kernels[{extra}]'")
+    except GrmError as error:
+        _fail(str(error))
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error))
+
+
+def _fail(message: str) -> None:
+    for line in message.splitlines():
+        print(f"grm: {line}", file=sys.stderr)
+    sys.exit(1)

@@ -1,0 +1,181 @@
+"""The commands that look inside: `grm division`, `grm attention`, `grm calibrate`."""
+
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import ConfigError, MediaError, NonFiniteError
+from .options import (
+    BoxOption,
+    ConfigOption,
+    Device,
+    FrameNumber,
+    Layers,
+    Picture,
+    Precision,
+    PrecisionOption,
+    Settings,
+    Source,
+    Weights,
+    check_outputs,
+    check_picture,
+    device_named,
+    layers_named,
+    load,
+    one_box_given,
+    placing,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from ..crop import Image
+    from ..model import GRM
+    from ..tracking import Tracker
+
+
+def division(
+    source: Source,
+    output: Picture = Path("division.png"),
+    box: BoxOption = None,
+    frame: FrameNumber = 1,
+    weights: Weights = None,
+    config: ConfigOption = None,
+    settings: Settings = None,
+) -> None:
+    """Picture the token division of every layer in one frame."""
+    from ..drawing import save_division_picture
+
+    check_picture(output, source, weights)
+    tracker, template, image = _track_to(source, box, frame, load(weights, config, settings))
+    with placing(f"{source}: frame {frame}"):
+        regions, crops = tracker.search_crops(image)
+        result = tracker.accept(image, regions, tracker.locate(crops))
+    save_division_picture(output, template, crops[0], result.division)
+    tell(f"{output}: frame {frame}, score {result.score:.2f}")
+
+
+def attention(
+    source: Source,
+    output: Picture = Path("attention.png"),
+    box: BoxOption = None,
+    frame: FrameNumber = 1,
+    layer: Layers = None,
+    weights: Weights = None,
+    config: ConfigOption = None,
+    settings: Settings = None,
+) -> None:
+    """Picture what the template attends to in one frame, by layer.
+
+    Without --layer: the layers that divide.
+    """
+    import numpy as np
+
+    from ..drawing import save_attention_picture
+    from ..tracking.attention_maps import template_attention
+
+    check_picture(output, source, weights)
+    model = load(weights, config, settings)
+    layers = layers_named(layer, model)
+    tracker, template, image = _track_to(source, box, frame, model)
+    with placing(f"{source}: frame {frame}"):
+        _, crops = tracker.search_crops(image)
+        maps = template_attention(tracker.network.model, tracker.template, tracker.network.images(crops), layers)
+        if not np.isfinite(maps).all():
+            raise NonFiniteError("the attention is not finite")
+    save_attention_picture(output, template, crops[0], maps[0], layers)
+    tell(f"{output}: frame {frame}, layers {', '.join(map(str, layers))}")
+
+
+def calibrate(
+    sources: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Video files or folders of images.")],
+    box: BoxOption = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Weights to write, with the layers found fixed: .safetensors.")
+    ] = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=2, help="Frames of each source, at most.")] = 100,
+    weights: Weights = None,
+    config: ConfigOption = None,
+    settings: Settings = None,
+    device: Device = "auto",
+    dtype: PrecisionOption = Precision.float32,
+) -> None:
+    """Find the layers that divide nothing (appendix C.2).
+
+    A layer whose tokens are always all S or all A needs no division module. Tells what fixing them saves.
+    """
+    import numpy as np
+    from rich.console import Console
+    from rich.table import Table
+
+    from ..evaluation.runner import follow
+    from ..evaluation.speed import measure_forms
+    from ..media.frames import open_frames
+    from ..model import save_weights
+    from ..tracking import Tracker
+    from ..tracking.calibration import calibrate as find_fixed_layers
+    from ..tracking.calibration import fix_layers
+
+    check_outputs([output], weights, *sources)
+    if output is not None and output.suffix != ".safetensors":
+        raise ConfigError(f"{output}: expected a .safetensors file to write")
+    device = device_named(device)
+    model = load(weights, config, settings)
+    if not model.config.division_layers:
+        raise ConfigError(f"variant {model.config.division.variant} divides in no layer: there is nothing to fix")
+    if model.config.division.soft:
+        raise ConfigError("model.division.soft: its layers mix categories; there is nothing to fix")
+    model = fix_layers(model, {})
+    tracker = Tracker.from_model(model, device=device, dtype=dtype.dtype)
+    divisions = []
+    for source in sources:
+        images = itertools.islice(open_frames(source), limit)
+        first = next(images)
+        target = one_box_given(box, source, first)
+        with placing(source):
+            steps = follow(tracker, itertools.chain([first], images), target)
+            divisions += [step.result.division for step in steps if step.index]
+    if not divisions:
+        raise MediaError("the sources hold one frame each: nothing was tracked")
+    found = find_fixed_layers(np.stack(divisions), model.config)
+    table = Table(title=f"{found.frames} frames of {len(sources)} sources", title_justify="left")
+    for name in ("layer", "lowest share of A", "mean", "highest", "always"):
+        table.add_column(name, justify="right")
+    for number, shares in found.shares.items():
+        table.add_row(str(number), *(f"{share:.1%}" for share in shares), found.fixed.get(number, ""))
+    console = Console(highlight=False)
+    console.print(table)
+    if not found.fixed:
+        console.print("No layer is always all S or all A.")
+        return
+    if output is not None:
+        save_weights(fix_layers(model, found.fixed), output)
+        tell(f"{output}: weights with these layers fixed")
+    forms = measure_forms(model, first, target, device=device, dtype=dtype.dtype, fixed=found.fixed)
+    speeds = {one.form: one for one in forms}
+    saving = 1 - speeds["fused, layers fixed"].model / speeds["fused"].model
+    fixed = f"Fixing them saves {saving:.1%} of the network's time: --set 'model.division.fixed={found.fixed}'"
+    console.print(fixed, soft_wrap=True)
+
+
+def _track_to(source: str, box: list[str] | None, number: int, model: "GRM") -> "tuple[Tracker, Image, Image]":
+    """A tracker that has seen the frames before a number, its template crop, and the frame of that number."""
+    from ..crop import crop_image, crop_region
+    from ..media.frames import open_frames
+    from ..tracking import Tracker
+
+    images = itertools.islice(open_frames(source), number + 1)
+    tracker = Tracker.from_model(model)
+    with placing(source):
+        for index, image in enumerate(images):
+            if index == 0:
+                target = one_box_given(box, source, image)
+                tracker.initialize(image, target)
+                crop = tracker.config.template
+                template = crop_image(image, crop_region(target, crop.factor), crop.size)
+            elif index == number:
+                return tracker, template, image
+            else:
+                tracker.track(image)
+    raise MediaError(f"{source}: has {index + 1} frames, there is no frame {number} (the first is 0)")

@@ -1,0 +1,241 @@
+"""Options that several commands have, declared once, and what they stand for, checked before any work is done."""
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import BoxError, ConfigError, FrameError, MediaError, NonFiniteError, WeightsError
+
+if TYPE_CHECKING:
+    import torch
+
+    from ..boxes import Boxes
+    from ..crop import Image
+    from ..model import GRM
+
+
+class Precision(str, Enum):
+    """What the network computes in."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+    @property
+    def dtype(self) -> "torch.dtype":
+        """Torch's name for it."""
+        import torch
+
+        return getattr(torch, self.value)
+
+
+Source = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="A video file, a folder of images, or a camera's number.")
+]
+BoxOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--box",
+        metavar="X,Y,W,H",
+        help="The target in the first frame, in pixels; repeat for several targets. Without it: the first line of the "
+        "folder's groundtruth.txt, or drawn by you.",
+    ),
+]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|NAME",
+        help="A .safetensors file of ours, a published checkpoint (with --config), or the name of shipped weights "
+        "(see grm presets); default: the shipped ones.",
+    ),
+]
+ConfigOption = Annotated[
+    str | None,
+    typer.Option("--config", metavar="PRESET|FILE", help="A preset or a YAML file. Alone: new, untrained weights."),
+]
+Preset = Annotated[str, typer.Argument(metavar="PRESET|FILE", help="A preset (see grm presets) or a YAML file.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a key of the configuration; repeat for several."),
+]
+Device = Annotated[
+    str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda, cuda:1, ...; auto takes a GPU if there is one.")
+]
+PrecisionOption = Annotated[Precision, typer.Option("--dtype", help="What the network computes in.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Threads of a CPU to compute with; default: torch's choice, one a core."),
+]
+CompileOption = Annotated[bool, typer.Option("--compile", help="Use torch.compile: a minute first, then faster.")]
+CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Record the kernels of a frame and replay them.")]
+Layers = Annotated[
+    list[int] | None, typer.Option("--layer", metavar="LAYER", help="A layer, from 1 on; repeat for several.")
+]
+FrameNumber = Annotated[
+    int, typer.Option("--frame", metavar="N", min=1, help="Number of the frame to look at; the first is 0.")
+]
+Picture = Annotated[Path, typer.Option(metavar="FILE", help="The picture to write: .png, .pdf or .svg.")]
+
+_PICTURES = (".png", ".pdf", ".svg")
+
+
+def tell(message: str) -> None:
+    """Prints a message to standard error, in one line however narrow the terminal is."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(message, markup=False, soft_wrap=True)
+
+
+def load(weights: str | None, config: str | None, settings: Iterable[str] | None) -> "GRM":
+    """The model that --weights, --config and --set say, in evaluation mode on the CPU; tells which weights it has."""
+    import torch
+
+    from ..config import load_config
+    from ..model import GRM, load_model, load_weights
+    from ..weights import DEFAULT, WEIGHTS
+
+    settings = list(settings or ())
+    if weights is None and config is None:
+        weights = DEFAULT
+    if weights is None:
+        torch.manual_seed(0)
+        model = GRM(load_config(config, settings).model).eval()
+        tell("weights: new, untrained ones of --config, which follow nothing; --weights names others")
+        return model
+    path = _weights_file(weights)
+    summary = f" ({WEIGHTS[weights].summary})" if weights in WEIGHTS and str(path) != weights else ""
+    if config is None:
+        if path.suffix.lower() != ".safetensors":
+            raise WeightsError(f"{weights}: not a .safetensors file of ours; a published checkpoint needs --config too")
+        model = load_model(path, settings)
+    else:
+        model = GRM(load_config(config, settings).model).eval()
+        load_weights(model, path)
+        if path.suffix.lower() == ".safetensors":
+            tell(f"configuration: that of --config, not the one in {weights}")
+    tell(f"weights: {weights}{summary}")
+    return model
+
+
+def _weights_file(weights: str) -> Path:
+    """The file that --weights means: a path, or the name of shipped weights."""
+    from ..config import presets
+    from ..weights import WEIGHTS, find_weights
+
+    path = find_weights(weights)
+    if path.is_file():
+        return path
+    if path.exists():
+        raise WeightsError(f"{weights}: expected a file of weights")
+    hint = f"did you mean --config {weights}?" if weights in presets() else f"shipped weights: {', '.join(WEIGHTS)}"
+    raise WeightsError(f"{weights}: no such file; {hint}")
+
+
+def device_named(name: str, *, cuda_graph: bool = False) -> str:
+    """The device that --device says; one that records CUDA graphs if it is to."""
+    from ..devices import find_device
+
+    device = find_device(name)
+    if cuda_graph and not device.startswith("cuda"):
+        raise ConfigError(f"--cuda-graph: needs a CUDA device, got {device}")
+    return device
+
+
+def use_threads(count: int | None) -> None:
+    """Has torch compute with as many threads as --threads says."""
+    if count is not None:
+        import torch
+
+        if count > (available := len(os.sched_getaffinity(0))):
+            raise ConfigError(f"--threads: expected at most {available}, the cores of this process, got {count}")
+        torch.set_num_threads(count)
+
+
+def layers_named(layers: list[int] | None, model: "GRM") -> list[int]:
+    """The layers asked for, counted from 1; without any, those that divide, or all."""
+    depth = model.config.encoder.depth
+    for number in layers or ():
+        if not 1 <= number <= depth:
+            raise ConfigError(f"--layer: expected a number from 1 to {depth}, got {number}")
+    return layers or list(model.config.division_layers) or list(range(1, depth + 1))
+
+
+def boxes_given(texts: list[str] | None, source: str, frame: "Image") -> "Boxes":
+    """(M, 4): --box, or the first line of the folder's groundtruth.txt, or drawn by the user."""
+    import numpy as np
+
+    from ..data.readers.folder import BOXES
+    from .selection import select_box
+
+    if texts:
+        return np.stack([_box(text, f"--box {text}") for text in texts])
+    given = Path(source) / BOXES
+    if given.is_file():
+        line = given.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].strip()
+        return _box(line, f"{given}: {line!r}")[None]
+    return select_box(frame)[None]
+
+
+def one_box_given(texts: list[str] | None, source: str, frame: "Image") -> "Boxes":
+    """(4,): the box of the only target."""
+    boxes = boxes_given(texts, source, frame)
+    if len(boxes) > 1:
+        raise BoxError(f"--box: expected one target here, got {len(boxes)}")
+    return boxes[0]
+
+
+def fixed_layers(text: str, model: "GRM") -> dict[int, str]:
+    """What --fix says, checked against the model."""
+    from ..config import overridden_model
+
+    return overridden_model(model.config, [f"model.division.fixed={text}"], name="--fix").division.fixed
+
+
+@contextmanager
+def placing(where: str) -> Iterator[None]:
+    """Says where a frame that cannot be tracked in, or a prediction that is not finite, came up."""
+    try:
+        yield
+    except (FrameError, NonFiniteError) as error:
+        raise MediaError(f"{where}: {error}") from error
+
+
+def check_outputs(outputs: Iterable[Path | None], *inputs: str | Path | None) -> None:
+    """Before any work: can they be written, and does nothing that is read lie there?"""
+    from ..data.readers.folder import BOXES
+    from ..media.images import SUFFIXES
+
+    taken = {Path(path).resolve() for path in inputs if path is not None}
+    taken |= {path / BOXES for path in taken}
+    for output in filter(None, outputs):
+        if output.resolve() in taken:
+            raise ConfigError(f"{output}: is read from, or written twice")
+        if output.suffix.lower() in SUFFIXES and output.resolve().parent in taken:
+            raise ConfigError(f"{output}: would be one of the frames that are read")
+        if output.is_dir() or not output.absolute().parent.is_dir():
+            raise ConfigError(f"{output}: cannot be written: it is a folder, or in one that does not exist")
+        taken.add(output.resolve())
+
+
+def check_picture(output: Path, *inputs: str | Path | None) -> None:
+    """Can it be written, as a picture?"""
+    if output.suffix.lower() not in _PICTURES:
+        raise ConfigError(f"{output}: expected a picture to write, {', '.join(_PICTURES)}")
+    check_outputs([output], *inputs)
+
+
+def _box(text: str, name: str) -> "Boxes":
+    from ..boxes import as_boxes
+
+    try:
+        numbers = [float(part) for part in text.replace(",", " ").split()]
+    except ValueError:
+        numbers = []
+    if len(numbers) != 4:
+        raise BoxError(f"{name}: expected four numbers x,y,w,h")
+    return as_boxes(numbers, name)

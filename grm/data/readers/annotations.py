@@ -1,0 +1,79 @@
+"""Annotation files: numbers in text, in the separators that data sets use."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...boxes import Boxes
+from ...errors import DataError
+
+
+def read_lines(path: Path) -> list[str]:
+    """The lines of a text file that are not empty, without the spaces around them.
+
+    Raises:
+        DataError: it cannot be read, or is not text.
+
+    """
+    return [line for line in map(str.strip, _read_text(path).splitlines()) if line]
+
+
+def read_boxes(path: Path) -> Boxes:
+    """Boxes, one x, y, width, height a line, separated by commas, tabs or spaces.
+
+    Returns:
+        (N, 4), N at least 1; NaN in the rows of boxes that are NaN, infinite, or without an area.
+
+    Raises:
+        DataError: a line is not four numbers (an empty one before the last would move the boxes after it to other
+            frames), or there is none.
+
+    """
+    lines = _read_text(path).rstrip().splitlines()
+    rows = [line.replace(",", " ").split() for line in lines]
+    if wrong := [line for line, row in zip(lines, rows, strict=True) if len(row) != 4]:
+        raise DataError(f"{path}: expected x, y, width, height in every line, got {wrong[0]!r}")
+    if not rows:
+        raise DataError(f"{path}: holds no box")
+    try:
+        boxes = np.array(rows, dtype=np.float64)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+    boxes[~(np.isfinite(boxes).all(-1) & (boxes[:, 2:] > 0).all(-1))] = np.nan
+    return boxes
+
+
+def read_integers(path: Path, count: int) -> NDArray[np.int64]:
+    """One whole number a frame, separated by commas or white space.
+
+    Args:
+        path: of the file.
+        count: how many are expected.
+
+    Raises:
+        DataError: it cannot be read, holds something else, or not so many.
+
+    """
+    words = " ".join(read_lines(path)).replace(",", " ").split()
+    try:
+        numbers = np.array(words, dtype=np.int64)
+    except (OverflowError, ValueError) as error:
+        raise DataError(f"{path}: {error}") from None
+    if len(numbers) != count:
+        raise DataError(f"{path}: expected a number for each of {count} frames, got {len(numbers)}")
+    return numbers
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a text file") from None
+
+
+def pad_boxes(boxes: Boxes, count: int) -> Boxes:
+    """(count, 4): rows of NaN after those given; for test splits, which give the first box only."""
+    return np.concatenate([boxes, np.full((count - len(boxes), 4), np.nan)])

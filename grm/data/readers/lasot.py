@@ -1,0 +1,62 @@
+"""LaSOT: `class/class-N/img/00000001.jpg`, `groundtruth.txt`, `full_occlusion.txt`, `out_of_view.txt`."""
+
+from functools import partial
+from pathlib import Path
+
+from ...boxes import has_box
+from ..sequence import Annotation, ImageSequence, Sequences
+from .annotations import read_boxes, read_integers, read_lines
+
+#: The lists that come with the data set.
+LISTS = {"train": "training_set.txt", "test": "testing_set.txt"}
+#: Files of flags, one a frame, beside the boxes: where one is 1 the target is not visible.
+FLAGS = ("full_occlusion.txt", "out_of_view.txt")
+
+
+class LasotSequence(ImageSequence):
+    """One video of LaSOT. Visible: neither flag is set and the box has an area."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(name)
+        self.folder = folder
+
+    def path(self, index: int) -> Path:
+        """From `img/00000001.jpg` on."""
+        return self.folder / "img" / f"{index + 1:08d}.jpg"
+
+    def read_annotation(self) -> Annotation:
+        """`groundtruth.txt` and both flags."""
+        boxes = read_boxes(self.folder / "groundtruth.txt")
+        visible = has_box(boxes)
+        for flag in FLAGS:
+            visible &= read_integers(self.folder / flag, len(boxes)) == 0
+        return Annotation(boxes, visible)
+
+
+def lasot_paths(root: Path, split: str, named: bool) -> list[Path]:
+    """What has to be there to list the sequences."""
+    return [root] if named or split == "all" else [root, root / LISTS[split]]
+
+
+def lasot(root: Path, split: str, names: list[str] | None) -> Sequences[str]:
+    """The sequences of LaSOT.
+
+    Args:
+        root: folder of the classes.
+        split: "train", "test" (by the lists that come with the data set) or "all".
+        names: take these ("airplane-1") instead.
+
+    Raises:
+        DataError: the list of the split cannot be read.
+
+    """
+    if names is None:
+        if split == "all":
+            names = sorted(folder.name for folder in root.glob("*/*-*") if folder.is_dir())
+        else:
+            names = read_lines(root / LISTS[split])
+    return Sequences(names, partial(_open, root))
+
+
+def _open(root: Path, name: str) -> LasotSequence:
+    return LasotSequence(root / name.rpartition("-")[0] / name, name)

@@ -1,0 +1,154 @@
+"""Drawing: boxes and token divisions on frames of a video, and pictures of division and attention."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from grm_kernels import Category
+
+from .boxes import Boxes
+from .crop import CropRegion, Image, crop_image
+
+#: Colours of targets, RGB; from the ninth on again from the first.
+COLORS = (
+    (255, 214, 10),
+    (0, 200, 255),
+    (255, 90, 95),
+    (60, 220, 120),
+    (200, 130, 255),
+    (255, 150, 50),
+    (130, 170, 255),
+    (240, 120, 190),
+)
+# Of the brightness of a token that is kept away from the template.
+_DARK = 0.3
+_FARTHEST = 2**15 - 1
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_LABEL_HEIGHT = 18
+
+
+def draw_boxes(frame: Image, boxes: Boxes, labels: Sequence[str]) -> Image:
+    """A copy of a frame with boxes (M, 4) and a label at each."""
+    drawn = frame.copy()
+    thickness = max(2, round(max(frame.shape) / 480))
+    size = max(0.4, max(frame.shape) / 1600)
+    for i, ((x, y, width, height), label) in enumerate(zip(boxes, labels, strict=True)):
+        color = COLORS[i % len(COLORS)]
+        # Far outside of a frame as OpenCV can draw.
+        x1, y1, x2, y2 = np.clip(np.round([x, y, x + width, y + height]), -_FARTHEST, _FARTHEST).astype(int).tolist()
+        corner, opposite = (x1, y1), (x2, y2)
+        cv2.rectangle(drawn, corner, opposite, color, thickness, cv2.LINE_AA)
+        (_, text_height), _ = cv2.getTextSize(label, _FONT, size, 1)
+        above = corner[1] - 4
+        below = corner[1] + text_height + thickness + 4
+        position = (max(3, corner[0]), above if above > text_height else below)
+        cv2.putText(drawn, label, position, _FONT, size, (0, 0, 0), 3, cv2.LINE_AA)
+        cv2.putText(drawn, label, position, _FONT, size, color, 1, cv2.LINE_AA)
+    return drawn
+
+
+def darken_separate(crop: Image, division: NDArray[np.uint8]) -> Image:
+    """A search crop with its S tokens, those kept away from the template, dark (the paper's Figure 3).
+
+    Args:
+        crop: (S, S, 3).
+        division: (F, F), values of `grm_kernels.Category`.
+
+    """
+    bright = np.where(division == Category.S, _DARK, 1.0).astype(np.float32)
+    bright = cv2.resize(bright, crop.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    return (crop * bright[..., None]).astype(np.uint8)
+
+
+def division_strip(
+    frame: Image, regions: Sequence[CropRegion], divisions: NDArray[np.uint8], layers: Sequence[int]
+) -> Image:
+    """The search regions of M targets as chosen layers divide them: a row for each target, as wide as the frame.
+
+    Args:
+        frame: (height, width, 3).
+        regions: of the M targets, in the frame.
+        divisions: (M, layers, F, F).
+        layers: to be shown, counted from 1.
+
+    Returns:
+        (strip height, width, 3).
+
+    """
+    side = max(1, min(frame.shape[1] // len(layers), 192))
+    layers = layers[: frame.shape[1] // side]
+    strip = np.zeros((len(regions) * (side + _LABEL_HEIGHT), frame.shape[1], 3), dtype=np.uint8)
+    for row, (region, division) in enumerate(zip(regions, divisions, strict=True)):
+        crop = crop_image(frame, region, side)
+        top = row * (side + _LABEL_HEIGHT) + _LABEL_HEIGHT
+        for column, layer in enumerate(layers):
+            left = column * side
+            strip[top : top + side, left : left + side] = darken_separate(crop, division[layer - 1])
+            color = COLORS[row % len(COLORS)]
+            cv2.putText(strip, f"layer {layer}", (left + 2, top - 5), _FONT, 0.4, color, 1, cv2.LINE_AA)
+    return strip
+
+
+def save_division_picture(path: str | Path, template: Image, search: Image, division: NDArray[np.uint8]) -> None:
+    """Writes a picture (.png, .pdf, .svg): template, search crop, and the crop as every layer divides it.
+
+    Args:
+        path: of the picture.
+        template: (T, T, 3) crop.
+        search: (S, S, 3) crop.
+        division: (layers, F, F).
+
+    """
+    tiles = [(template, "template"), (search, "search region")]
+    for number, categories in enumerate(division, start=1):
+        shares = {c.name: (categories == c).mean() for c in Category if (categories == c).any()}
+        told = (
+            ", ".join(f"{share:.0%} {name}" for name, share in shares.items())
+            if len(shares) > 1
+            else f"all {next(iter(shares))}"
+        )
+        tiles.append((darken_separate(search, categories), f"layer {number}: {told}"))
+    _save_tiles(path, tiles, "Token division: dark tokens (S) are kept away from the template")
+
+
+def save_attention_picture(
+    path: str | Path, template: Image, search: Image, attention: NDArray[np.floating], layers: Sequence[int]
+) -> None:
+    """Writes a picture (.png, .pdf, .svg) of what the template attends to in the search region.
+
+    Args:
+        path: of the picture.
+        template: (T, T, 3) crop.
+        search: (S, S, 3) crop.
+        attention: (len(layers), F, F) as of `template_attention`.
+        layers: counted from 1.
+
+    """
+    tiles = [(template, "template"), (search, "search region")]
+    for number, heat in zip(layers, attention, strict=True):
+        scaled = np.uint8(np.round(255 * heat / max(heat.max(), np.finfo(np.float32).tiny)))
+        scaled = cv2.resize(scaled, search.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        colored = cv2.cvtColor(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB)
+        blended = cv2.addWeighted(search, 0.4, colored, 0.6, 0)
+        tiles.append((blended, f"layer {number}: {heat.sum():.1%}"))
+    title = "Attention of the template to the search region: its share of all, brightest where highest in the layer"
+    _save_tiles(path, tiles, title)
+
+
+def _save_tiles(path: str | Path, tiles: Sequence[tuple[Image, str]], title: str) -> None:
+    from matplotlib.figure import Figure  # half a second to import
+
+    columns = min(len(tiles), 5)
+    rows = -(-len(tiles) // columns)
+    figure = Figure(figsize=(2.4 * columns, 2.65 * rows + 0.4), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(rows, columns, squeeze=False).flatten()
+    for ax in axes:
+        ax.axis("off")
+    for ax, (image, label) in zip(axes, tiles, strict=False):
+        ax.imshow(image, interpolation="nearest")
+        ax.set_title(label, fontsize=9)
+    figure.savefig(path, dpi=110)

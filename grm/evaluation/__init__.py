@@ -1,0 +1,1 @@
+"""Evaluation of trackers: how well, and how fast."""

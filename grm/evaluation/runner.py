@@ -1,0 +1,105 @@
+"""The one loop over the frames of a video: initialise a tracker, track, compare with the truth."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..boxes import Boxes, has_box, iou
+from ..crop import Image
+from ..data import VideoSequence
+from ..errors import DataError
+
+
+class FrameTracker(Protocol):
+    """What is asked of a tracker, `grm.tracking.Tracker` or another."""
+
+    def initialize(self, frame: Image, box: Boxes) -> None:
+        """Shows it its target, or its targets."""
+
+    def track(self, frame: Image) -> Any:
+        """Finds them in the next frame; the result has a `box`, and a `score` where it knows one."""
+
+
+class Step(NamedTuple):
+    """One frame of a video and what a tracker said of it."""
+
+    #: Number of the frame; the first is 0.
+    index: int
+    frame: Image
+    #: What `track` returned; None in the first frame, whose box was given.
+    result: Any
+    #: Seconds that the tracker took, reading the frame not included.
+    seconds: float
+
+
+class Trajectory(NamedTuple):
+    """One target through a sequence of N frames."""
+
+    #: (N, 4) x, y, width, height in pixels; the first is the one that was given.
+    boxes: Boxes
+    #: (N,) of the tracker; NaN in the first frame, and where it gives none.
+    scores: NDArray[np.float64]
+    #: (N,) seconds that the tracker took for each frame, reading it not included.
+    seconds: NDArray[np.float64]
+
+
+def follow(tracker: FrameTracker, frames: Iterable[Image], box: Boxes) -> Iterator[Step]:
+    """Initialises a tracker in the first frame and tracks through the others, a step for each frame.
+
+    Args:
+        tracker: forgets what it tracked before.
+        frames: read as the steps are asked for.
+        box: (4,) of the target, or (M, 4) of several, in the first frame.
+
+    """
+    for index, frame in enumerate(frames):
+        start = time.perf_counter()
+        result = tracker.initialize(frame, box) if index == 0 else tracker.track(frame)
+        yield Step(index, frame, result, time.perf_counter() - start)
+
+
+def track_sequence(tracker: FrameTracker, sequence: VideoSequence) -> Trajectory:
+    """Tracks a sequence from its first box to its last frame (one pass evaluation).
+
+    Raises:
+        DataError: the first frame has no box, or a frame cannot be read.
+
+    """
+    box = sequence.boxes[0]
+    if not has_box(box):
+        raise DataError(f"{sequence.name}: expected a box in the first frame")
+    steps = list(follow(tracker, (sequence.frame(i) for i in range(len(sequence))), box))
+    boxes = np.stack([box, *(step.result.box for step in steps[1:])])
+    scores = np.array([np.nan, *(float(getattr(step.result, "score", np.nan)) for step in steps[1:])])
+    return Trajectory(boxes, scores, np.array([step.seconds for step in steps]))
+
+
+def overlaps(boxes: Boxes, sequence: VideoSequence) -> NDArray[np.float64]:
+    """IoU of boxes (N, 4) with those of a sequence, frame by frame: (N,), NaN where the target has no box."""
+    return np.where(has_box(sequence.boxes), iou(boxes, sequence.boxes), np.nan)
+
+
+def mean_overlap(tracker: FrameTracker, sequence: VideoSequence) -> float:
+    """Mean IoU over all frames but the first, whose box the tracker is given. Frames without a box do not count.
+
+    Raises:
+        DataError: there is no box in the first frame, or in no other; or a frame cannot be read.
+
+    """
+    _check_boxes(sequence)
+    return float(np.nanmean(overlaps(track_sequence(tracker, sequence).boxes, sequence)[1:]))
+
+
+def unmoved_overlap(sequence: VideoSequence) -> float:
+    """`mean_overlap` of a tracker that leaves the first box where it is: how hard the sequence is."""
+    _check_boxes(sequence)
+    return float(np.nanmean(overlaps(np.broadcast_to(sequence.boxes[0], sequence.boxes.shape), sequence)[1:]))
+
+
+def _check_boxes(sequence: VideoSequence) -> None:
+    known = has_box(sequence.boxes)
+    if not known[0] or not known[1:].any():
+        raise DataError(f"{sequence.name}: expected a box in the first frame and in another")

@@ -1,0 +1,62 @@
+"""Files written as a whole or not at all."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[BinaryIO]:
+    """Opens a binary file that takes the place of `path` when the block ends without an error.
+
+    Until then the old file stays as it is. The new one is written beside it, is on the disk before it is renamed, and
+    may be read by whom the umask allows.
+
+    What is there and is no regular file, a pipe or a terminal, is written to as it is.
+
+    Raises:
+        OSError: it cannot be written; the message names `path`.
+
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        with naming(path), open(path, "wb") as file:
+            yield file
+        return
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with naming(path):
+        try:
+            with open(temporary, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            _sync_folder(path.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Writes a text file (UTF-8) in place of `path`; errors as of `replacing`."""
+    with replacing(path) as file:
+        file.write(text.encode())
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Puts a path into the OSErrors of the block: that of a failed write does not say where."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a renaming in a folder outlast a loss of power."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
