@@ -12,6 +12,9 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 endif
 
+# A process for each core, where pytest-xdist is there; the tests of a file share what they compile.
+PARALLEL = $(if $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo there),--numprocesses auto --dist loadfile)
+
 GRM := $(PYTHON) -m grm
 
 .PHONY: demo test test-slow lint clean
@@ -28,7 +31,7 @@ demo: $(READY)
 	$(GRM) division demo/clip --frame 40 --output demo/division.png
 
 test: $(READY)
-	$(PYTHON) -m pytest -m "not slow" --durations=10
+	$(PYTHON) -m pytest -m "not slow" --durations=10 $(PARALLEL)
 
 test-slow: $(READY)
 	$(PYTHON) -m pytest -m slow

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # A process of several: each has a core, and so have the processes that it starts.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    torch.set_num_threads(1)
+
 if not torch.cuda.is_available():
     # Has to be set before the Triton kernels are imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")

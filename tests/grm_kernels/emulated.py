@@ -7,10 +7,12 @@ import os
 import shutil
 import subprocess
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor
 from torch.utils.cpp_extension import include_paths
 
@@ -40,10 +42,19 @@ def build(flags: tuple[str, ...] = OPTIMISED) -> Path:
         digest.update(path.read_bytes())
     folder = ROOT / "build" / "emulation" / digest.hexdigest()[:16]
     module = folder / f"emulation{sysconfig.get_config_var('EXT_SUFFIX')}"
-    if not module.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Tests may run in several processes: one compiles, the others wait for it.
+    with FileLock(folder / "lock"):
+        if not module.exists():
+            _compile(module, flags)
+    return module
+
+
+def _compile(module: Path, flags: tuple[str, ...]) -> None:
+    folder = module.parent
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
         includes = [f"-I{path}" for path in (*include_paths(), sysconfig.get_paths()["include"])]
-        objects = [folder / f"{source.stem}.{os.getpid()}.o" for source in SOURCES]
+        objects = [Path(temporary) / f"{source.stem}.o" for source in SOURCES]
         command = [COMPILER, *FLAGS, *flags, "-DGRM_EMULATION", *includes]
         processes = [
             subprocess.Popen([*command, "-c", source, "-o", target], stderr=subprocess.PIPE, text=True)
@@ -52,12 +63,9 @@ def build(flags: tuple[str, ...] = OPTIMISED) -> Path:
         for process in processes:
             _, errors = process.communicate()
             assert process.returncode == 0, errors[-4000:]
-        linked = folder / f"{os.getpid()}.so"
+        linked = Path(temporary) / module.name
         subprocess.run([COMPILER, *flags, "-shared", *objects, "-o", linked], check=True)
         linked.replace(module)
-        for path in objects:
-            path.unlink()
-    return module
 
 
 def load(path: Path):

@@ -79,6 +79,10 @@ def test_wheel_runs_from_an_empty_folder(checkout, tmp_path):
     script = empty / "example.py"
     script.write_text(EXAMPLE)
     run("example", cwd=empty, PYTHONPATH=f"{site}{os.pathsep}{empty}", PYTHONWARNINGS="error")
+    # Presets and weights are in it, too.
+    assert "the default" in run("grm", "presets", cwd=empty, PYTHONPATH=str(site))
+    script.write_text("import grm; print(grm.load_model().config.encoder.width, grm.__file__)")
+    assert run("example", cwd=empty, PYTHONPATH=f"{site}{os.pathsep}{empty}").startswith(f"192 {site}")
 
 
 def test_without_a_compiler_the_reference_serves_and_says_so(checkout, tmp_path):
