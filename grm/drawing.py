@@ -105,12 +105,12 @@ def save_division_picture(path: str | Path, template: Image, search: Image, divi
     tiles = [(template, "template"), (search, "search region")]
     for number, categories in enumerate(division, start=1):
         shares = {c.name: (categories == c).mean() for c in Category if (categories == c).any()}
-        told = (
+        summary = (
             ", ".join(f"{share:.0%} {name}" for name, share in shares.items())
             if len(shares) > 1
             else f"all {next(iter(shares))}"
         )
-        tiles.append((darken_separate(search, categories), f"layer {number}: {told}"))
+        tiles.append((darken_separate(search, categories), f"layer {number}: {summary}"))
     _save_tiles(path, tiles, "Token division: dark tokens (S) are kept away from the template")
 
 

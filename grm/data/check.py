@@ -12,7 +12,7 @@ from ..errors import DataError
 from .sequence import ImageSequence, Sequences, VideoSequence
 
 # Rendered sequences have no files to break: so many tell enough.
-_MOST_SYNTHETIC = 100
+_MAX_SYNTHETIC = 100
 
 
 @dataclass
@@ -49,7 +49,7 @@ def check_dataset(
     found = Findings(listed=len(sequences))
     for i in range(len(sequences)):
         sequence = sequences[i]
-        if not isinstance(sequence, ImageSequence) and i == _MOST_SYNTHETIC:
+        if not isinstance(sequence, ImageSequence) and i == _MAX_SYNTHETIC:
             break
         found.walked += 1
         try:

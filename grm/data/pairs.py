@@ -57,7 +57,7 @@ class PairDataset(Dataset[Sample]):
     def __init__(
         self, datasets: Mapping[str, Sequences[Any]], weights: Mapping[str, float], config: Config, seed: int
     ) -> None:
-        """Of opened data sets; see `training_pairs` for those of a configuration.
+        """Draws from opened data sets; see `training_pairs` for those of a configuration.
 
         Args:
             datasets: by name; at least one.

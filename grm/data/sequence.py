@@ -64,19 +64,19 @@ class ImageSequence(ABC):
 
     @property
     def boxes(self) -> Boxes:
-        """As of `VideoSequence`."""
+        """(N, 4), see `VideoSequence.boxes`."""
         return self._annotation.boxes
 
     @property
     def visible(self) -> NDArray[np.bool_]:
-        """As of `VideoSequence`."""
+        """(N,), see `VideoSequence.visible`."""
         return self._annotation.visible
 
     def __len__(self) -> int:
         return len(self._annotation.boxes)
 
     def frame(self, index: int) -> Image:
-        """As of `VideoSequence`; a DataError names the file that cannot be read."""
+        """Frame `index`, read from its file; a MediaError names one that cannot be read."""
         return read_image(self.path(index))
 
 
@@ -86,7 +86,7 @@ class Sequences(abc.Sequence[VideoSequence], Generic[Key]):
     def __init__(
         self, keys: abc.Sequence[Key], open_one: abc.Callable[[Key], VideoSequence], *, still: bool = False
     ) -> None:
-        """Of what tells the sequences apart, and a function that opens the sequence of one of them.
+        """Lists sequences by what tells them apart, with a function that opens one.
 
         Args:
             keys: one for each sequence.

@@ -108,7 +108,7 @@ class GRM(nn.Module):
         return prepared
 
     def train(self, mode: bool = True) -> "GRM":
-        """As of any module; a prepared model refuses."""
+        """Sets training or evaluation mode, as of any module; a prepared model refuses to train."""
         if mode and self.prepared:
             raise RuntimeError("a model prepared for inference cannot be trained; train the one it was prepared from")
         return super().train(mode)

@@ -86,5 +86,5 @@ def _branch(width: int, channels: int, outputs: int) -> nn.Sequential:
 
 
 def _widened(x: Tensor) -> Tensor:
-    """To float32 at least: eight bits of a coordinate are not enough."""
+    """A tensor in float32 or wider: eight bits of a coordinate are not enough."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""From pixels to what the network reads."""
+"""Pixels made what the network reads."""
 
 import torch
 from torch import Tensor

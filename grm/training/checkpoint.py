@@ -25,7 +25,7 @@ FREE_KEYS = frozenset(
 class Checkpoint(NamedTuple):
     """A run after a number of steps. Noise needs no state: every step's is seeded by its number."""
 
-    #: Steps made.
+    #: Completed steps.
     step: int
     #: Samples that each step took; a resumed run must take as many.
     step_samples: int
@@ -33,7 +33,7 @@ class Checkpoint(NamedTuple):
     config: str
     #: `TrainingStep.state`.
     state: dict[str, dict]
-    #: Results of the evaluations so far, by the number of steps made.
+    #: Results of the evaluations so far, by the number of completed steps.
     evaluations: dict[int, dict[str, float]]
 
 

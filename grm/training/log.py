@@ -20,7 +20,7 @@ class RunLog:
 
     Args:
         folder: of the run.
-        first_step: steps made already; what the log has of later ones (a run that was killed wrote them after its last
+        first_step: steps that are done already; what the log has of later ones (a run that was killed wrote them after its last
             checkpoint) is dropped.
 
     Raises:

@@ -16,13 +16,13 @@ class TrainingProgress:
     Args:
         console: to draw on; nothing is drawn where it is no terminal.
         schedule: of the run.
-        made: steps made already.
+        completed: steps that are done already.
         enabled: False on all processes but the first.
 
     """
 
-    def __init__(self, console: Console, schedule: Schedule, made: int, *, enabled: bool):
-        self.made = made
+    def __init__(self, console: Console, schedule: Schedule, completed: int, *, enabled: bool):
+        self.completed = completed
         self._samples = schedule.passes * schedule.config.batch_size
         self._epoch_steps = schedule.epoch_steps
         self._bar = Progress(
@@ -38,7 +38,7 @@ class TrainingProgress:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._bar.add_task("training", total=schedule.steps, completed=made, epoch=0, report="")
+        self._task = self._bar.add_task("training", total=schedule.steps, completed=completed, epoch=0, report="")
         self._restart()
 
     def __enter__(self) -> "TrainingProgress":
@@ -64,7 +64,7 @@ class TrainingProgress:
 
     def advance(self, metrics: dict[str, float]) -> None:
         """After a step, with what it returned."""
-        self.made += 1
+        self.completed += 1
         self._steps += 1
         for name, value in metrics.items():
             self._sums[name] = self._sums.get(name, 0.0) + value
@@ -72,8 +72,8 @@ class TrainingProgress:
         shares = " ".join(f"{value:.0%}" for name, value in means.items() if name.startswith("share_a_"))
         self._bar.update(
             self._task,
-            completed=self.made,
-            epoch=(self.made - 1) // self._epoch_steps,
+            completed=self.completed,
+            epoch=(self.completed - 1) // self._epoch_steps,
             report=f"loss {means['total']:.3f}  IoU {means['iou']:.3f}  A {shares or 'fixed'}  "
             f"{means['samples_per_s']:.1f} samples/s",
         )

@@ -43,7 +43,7 @@ class Position(NamedTuple):
     number: int
 
     def noise_seed(self, seed: int) -> int:
-        """Of the noise (drop path, division) in this pass."""
+        """The seed of the noise (drop path, division) in this pass."""
         return int(np.random.SeedSequence([seed, *self]).generate_state(1, np.uint64)[0])
 
 
@@ -56,7 +56,7 @@ class Schedule(NamedTuple):
 
     @property
     def steps(self) -> int:
-        """In the whole run."""
+        """The number of steps in the whole run."""
         return self.epoch_steps * self.config.epochs
 
     def positions(self, rank: int, processes: int, step: int) -> list[Position]:

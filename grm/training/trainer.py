@@ -44,11 +44,11 @@ _REQUESTS_TO_STOP_AT_ONCE = 3
 class TrainingResult(NamedTuple):
     """How a run ended."""
 
-    #: Steps made, of this and of earlier parts of the run.
+    #: Completed steps, of this and of earlier parts of the run.
     step: int
     #: False if it was asked to stop before its last step.
     finished: bool
-    #: Results of the evaluations by the number of steps made.
+    #: Results of the evaluations by the number of completed steps.
     evaluations: dict[int, dict[str, float]]
 
 
@@ -61,7 +61,7 @@ class Trainer:
     Args:
         config: of the run.
         dataset: the training pairs.
-        folder: of the run; is made if need be. Processes on several machines must share it.
+        folder: of the run; is created if need be. Processes on several machines must share it.
         processes: that train together.
         evaluate: called on the model in evaluation mode, on every process; its "ao" decides which weights are the best.
         console: to print to; None: standard error.
@@ -109,11 +109,11 @@ class Trainer:
             WeightsError: the pretrained weights do not fit.
 
         """
-        made = self._begin(resume)
-        progress = TrainingProgress(self.console, self.schedule, made, enabled=self.processes.first)
+        completed = self._begin(resume)
+        progress = TrainingProgress(self.console, self.schedule, completed, enabled=self.processes.first)
         with progress, _StopRequest() as stop:
             try:
-                finished = self._train(made, stop, progress)
+                finished = self._train(completed, stop, progress)
             finally:
                 if self._log:
                     self._log.close()
@@ -122,10 +122,10 @@ class Trainer:
                 save_weights(self._step.model, self.folder / WEIGHTS_FILE, {"step": str(self.schedule.steps)})
             draw_log(self.folder)
         del self._step  # it keeps the group of processes alive
-        return TrainingResult(progress.made, finished, self.evaluations)
+        return TrainingResult(progress.completed, finished, self.evaluations)
 
     def _begin(self, resume: bool) -> int:
-        """Makes or restores everything that steps change; returns the number of steps made."""
+        """Makes or restores everything that steps change; returns the number of completed steps."""
         training = self.config.training
         checkpoint = self._find_checkpoint(resume)
         if training.threads:
@@ -139,14 +139,14 @@ class Trainer:
         if checkpoint:
             self._step.load(checkpoint.state)
             self.evaluations = dict(checkpoint.evaluations)
-        made = checkpoint.step if checkpoint else 0
-        if not self.processes.agree(made):
+        completed = checkpoint.step if checkpoint else 0
+        if not self.processes.agree(completed):
             raise CheckpointError(f"{self.folder}: the processes do not read the same checkpoint; they must share it")
         if self.processes.first:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / CONFIG_FILE, yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False))
-            self._log = RunLog(self.folder, made)
-        return made
+            self._log = RunLog(self.folder, completed)
+        return completed
 
     def _find_checkpoint(self, resume: bool) -> Checkpoint | None:
         path = self.folder / CHECKPOINT_FILE
@@ -162,38 +162,43 @@ class Trainer:
                     f"{self.folder}: holds {name} of a run without its checkpoint; choose another folder"
                 )
         if resume and self.processes.first:
-            told = f"{self.folder}: no checkpoint yet, starts from the first step"
-            self.console.print(told, markup=False, highlight=False, soft_wrap=True)
+            message = f"{self.folder}: no checkpoint yet, starts from the first step"
+            self.console.print(message, markup=False, highlight=False, soft_wrap=True)
         return None
 
-    def _train(self, made: int, stop: "_StopRequest", progress: TrainingProgress) -> bool:
+    def _train(self, completed: int, stop: "_StopRequest", progress: TrainingProgress) -> bool:
         training, schedule, processes = self.config.training, self.schedule, self.processes
         stream = batches(
-            self.dataset, schedule, processes.rank, processes.count, made, pin_memory=processes.device.type == "cuda"
+            self.dataset,
+            schedule,
+            processes.rank,
+            processes.count,
+            completed,
+            pin_memory=processes.device.type == "cuda",
         )
-        if self._evaluation_due(made):
-            self._evaluate_model(made)
+        if self._evaluation_due(completed):
+            self._evaluate_model(completed)
         with closing(stream):
-            for step in range(made, schedule.steps):
+            for step in range(completed, schedule.steps):
                 positions = schedule.positions(processes.rank, processes.count, step)
                 with progress.waiting():
                     own = self._next_batches(stream, positions)
                 metrics = self._make_step(own, positions)
-                made = step + 1
+                completed = step + 1
                 progress.advance(metrics)
-                if made % training.log_every == 0 or made == schedule.steps:
+                if completed % training.log_every == 0 or completed == schedule.steps:
                     values = {**progress.means(), "learning_rate": self._step.optimizer.param_groups[1]["lr"]}
-                    self._write_log(made, values)
+                    self._write_log(completed, values)
                 # Agreed on, as a process that stops alone would leave the others waiting for its gradients.
                 stopped = processes.any(stop.requested)
                 with progress.paused():
-                    due = self._evaluation_due(made)
-                    if stopped or due or made % training.checkpoint_every == 0 or made == schedule.steps:
-                        self._save(made)
-                    if stopped and made < schedule.steps:
+                    due = self._evaluation_due(completed)
+                    if stopped or due or completed % training.checkpoint_every == 0 or completed == schedule.steps:
+                        self._save(completed)
+                    if stopped and completed < schedule.steps:
                         return False
                     if due:
-                        self._evaluate_model(made)
+                        self._evaluate_model(completed)
         return True
 
     def _next_batches(self, stream: Iterator[Sample], positions: list[Position]) -> list[Sample]:
@@ -205,8 +210,8 @@ class Trainer:
             error = raised
         # All processes learn of it: the others would wait for this one's gradients, and one of them writes.
         if self.processes.any(error is not None):
-            if made := positions[0].step:
-                self._save(made)
+            if completed := positions[0].step:
+                self._save(completed)
             raise error or DataError("another process has no data; its own message says why")
         return own
 
@@ -224,41 +229,41 @@ class Trainer:
             write_text(path, json.dumps({"step": step, "error": str(error), "samples": samples}, indent=1) + "\n")
             raise NonFiniteError(f"step {step}: {error}; the samples are named in {path}") from None
 
-    def _evaluation_due(self, made: int) -> bool:
-        if self.evaluate is None or not made or made in self.evaluations:
+    def _evaluation_due(self, completed: int) -> bool:
+        if self.evaluate is None or not completed or completed in self.evaluations:
             return False
         interval = self.config.training.evaluate_every * self.schedule.epoch_steps
-        return made % interval == 0 or made == self.schedule.steps
+        return completed % interval == 0 or completed == self.schedule.steps
 
-    def _evaluate_model(self, made: int) -> None:
+    def _evaluate_model(self, completed: int) -> None:
         model = self._step.model
         self.processes.take_from_first(model.buffers())
         results = self.evaluate(model.eval(), self.processes)
         model.train()
         best = max((r.get("ao", 0) for r in self.evaluations.values()), default=-1)
-        self.evaluations[made] = results
+        self.evaluations[completed] = results
         if self.processes.first and results.get("ao", 0) > best:
-            save_weights(model, self.folder / BEST_FILE, {"step": str(made)})
-        self._write_log(made, results)
-        self._save(made)
+            save_weights(model, self.folder / BEST_FILE, {"step": str(completed)})
+        self._write_log(completed, results)
+        self._save(completed)
 
-    def _write_log(self, made: int, values: dict[str, float]) -> None:
+    def _write_log(self, completed: int, values: dict[str, float]) -> None:
         if self._log:
-            epoch = (made - 1) // self.schedule.epoch_steps
-            self._log.write(made, epoch, values)
+            epoch = (completed - 1) // self.schedule.epoch_steps
+            self._log.write(completed, epoch, values)
             if not self.console.is_terminal:
                 shown = " ".join(f"{name} {value:.4g}" for name, value in values.items())
-                self.console.print(f"step {made}/{self.schedule.steps} epoch {epoch} {shown}", soft_wrap=True)
+                self.console.print(f"step {completed}/{self.schedule.steps} epoch {epoch} {shown}", soft_wrap=True)
 
     @property
     def _step_samples(self) -> int:
         return self.schedule.passes * self.config.training.batch_size
 
-    def _save(self, made: int) -> None:
+    def _save(self, completed: int) -> None:
         if self.processes.first:
             config = self.config.model_dump_json()
             state = self._step.state()
-            checkpoint = Checkpoint(made, self._step_samples, config, state, self.evaluations)
+            checkpoint = Checkpoint(completed, self._step_samples, config, state, self.evaluations)
             save_checkpoint(checkpoint, self.folder / CHECKPOINT_FILE)
 
 

@@ -23,7 +23,7 @@ class CocoObject(ImageSequence):
         self._path, self._box = path, box
 
     def path(self, index: int) -> Path:
-        """Of the object's image, whatever the index."""
+        """The file of the object's image, whatever the index."""
         return self._path
 
     def read_annotation(self) -> Annotation:

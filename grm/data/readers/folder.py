@@ -31,7 +31,7 @@ class FolderSequence(ImageSequence):
         return self._files
 
     def path(self, index: int) -> Path:
-        """In natural order."""
+        """The file of frame `index`, in natural order."""
         return self.folder / self.files[index]
 
     def read_annotation(self) -> Annotation:

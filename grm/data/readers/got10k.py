@@ -21,7 +21,7 @@ class Got10kSequence(ImageSequence):
         self.folder = folder
 
     def path(self, index: int) -> Path:
-        """From `00000001.jpg` on."""
+        """The file of frame `index`, from `00000001.jpg` on."""
         return self.folder / f"{index + 1:08d}.jpg"
 
     def read_annotation(self) -> Annotation:

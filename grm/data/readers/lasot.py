@@ -21,7 +21,7 @@ class LasotSequence(ImageSequence):
         self.folder = folder
 
     def path(self, index: int) -> Path:
-        """From `img/00000001.jpg` on."""
+        """The file of frame `index`, from `img/00000001.jpg` on."""
         return self.folder / "img" / f"{index + 1:08d}.jpg"
 
     def read_annotation(self) -> Annotation:

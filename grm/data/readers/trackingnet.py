@@ -24,7 +24,7 @@ class TrackingNetSequence(ImageSequence):
         self.part = part
 
     def path(self, index: int) -> Path:
-        """From `0.jpg` on."""
+        """The file of frame `index`, from `0.jpg` on."""
         return self.part / "frames" / self.name / f"{index}.jpg"
 
     def read_annotation(self) -> Annotation:

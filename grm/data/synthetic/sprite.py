@@ -47,7 +47,7 @@ class Sprite:
     """An outline with a texture, moving."""
 
     def __init__(self, radii: Array, motion: Motion, paint: Callable[[], Image]) -> None:
-        """Of what it looks like and where it goes.
+        """Combines what it looks like with where it goes.
 
         Args:
             radii: (CORNERS,) its outline; see `shapes`.

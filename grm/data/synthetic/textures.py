@@ -22,7 +22,7 @@ BANK = 256
 # A texture is a crop of a photograph with this probability.
 _PHOTOGRAPH = 0.3
 # More photographs than this are not read, and they are made no larger.
-_MOST_PHOTOGRAPHS, _LARGEST = 200, 512
+_MAX_PHOTOGRAPHS, _LARGEST = 200, 512
 _LETTERS = "ABCDEFGHKLMNPRSTUVXYZ0123456789abdefghknrstz+*#&?"
 
 
@@ -68,7 +68,7 @@ def photographs(folder: Path | None = None) -> tuple[Image, ...]:
         low, high = np.percentile(values, (1, 99))
         pictures.append((colormaps[name](np.clip((values - low) / (high - low), 0, 1))[..., :3] * 255).astype(np.uint8))
     if folder is not None:
-        pictures += [read_image(folder / name) for name in list_frames(folder)[:_MOST_PHOTOGRAPHS]]
+        pictures += [read_image(folder / name) for name in list_frames(folder)[:_MAX_PHOTOGRAPHS]]
     return tuple(_limited(picture) for picture in pictures)
 
 
