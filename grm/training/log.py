@@ -20,8 +20,8 @@ class RunLog:
 
     Args:
         folder: of the run.
-        first_step: steps that are done already; what the log has of later ones (a run that was killed wrote them after its last
-            checkpoint) is dropped.
+        first_step: steps that are done already. What the log has of later ones is dropped: a run that was killed wrote
+            them after its last checkpoint.
 
     Raises:
         OSError: a file cannot be written, here or later.

@@ -107,19 +107,26 @@ def batches(
         pin_memory=pin_memory,
     )
     try:
-        for epoch in range(first_step // schedule.epoch_steps, schedule.config.epochs):
-            dataset.set_epoch(epoch)
-            first = epoch * schedule.epoch_steps
-            passes.steps = range(max(first, first_step), first + schedule.epoch_steps)
-            for batch in loader:
-                with _dead_workers_found_later() if workers else nullcontext():
-                    yield batch
+        try:
+            for epoch in range(first_step // schedule.epoch_steps, schedule.config.epochs):
+                dataset.set_epoch(epoch)
+                first = epoch * schedule.epoch_steps
+                passes.steps = range(max(first, first_step), first + schedule.epoch_steps)
+                for batch in loader:
+                    with _dead_workers_found_later() if workers else nullcontext():
+                        yield batch
+        finally:
+            if workers:
+                # A worker that died, or ends now, would be raised again: in the checkpoint that is written next.
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     except DataError as error:
         raise DataError(_own_message(error)) from None
     except RuntimeError as error:
         if not str(error).startswith("DataLoader worker"):
             raise
         raise DataError(f"{str(error).strip().rstrip('.')}: was it killed, for want of memory?") from None
+    except (ConnectionError, EOFError) as error:  # it died while it handed a batch over
+        raise DataError(f"DataLoader worker gone ({error!r}): was it killed, for want of memory?") from None
 
 
 @contextmanager
