@@ -5,7 +5,6 @@ of them; the shortest call of each counts. A time is only recorded for a result 
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -14,12 +13,10 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import machine
+from benchmarks import machine, record
+from benchmarks.tables import BACKWARD, PASSES, POLICY
 from benchmarks.workload import (
-    BACKWARD,
     IMPLEMENTATIONS,
-    PASSES,
-    POLICY,
     Implementation,
     Inputs,
     Workload,
@@ -119,7 +116,7 @@ def run(workloads: list[Workload], budget_s: float, *, with_flex: bool = True) -
 
     implementations = [i for i in IMPLEMENTATIONS if with_flex or not i.name.startswith("Flex")]
     dtypes = sorted({w.dtype for w in workloads}, key=str)
-    record = {
+    result = {
         "kind": "cpu",
         "date": date.today().isoformat(),
         "machine": machine.describe(),
@@ -130,10 +127,10 @@ def run(workloads: list[Workload], budget_s: float, *, with_flex: bool = True) -
     for workload in track(workloads, description="measuring"):
         for m in measure(workload, implementations, budget_s):
             rate, bytes_rate = workload.dense_operations / m["seconds"], workload.least_bytes / m["seconds"]
-            m["share_of_matrix_rate"] = rate / record["matrix_rate"][m["dtype"]]
-            m["share_of_memory_rate"] = bytes_rate / record["memory_rate"]
-            record["measurements"].append(m)
-    return record
+            m["share_of_matrix_rate"] = rate / result["matrix_rate"][m["dtype"]]
+            m["share_of_memory_rate"] = bytes_rate / result["memory_rate"]
+            result["measurements"].append(m)
+    return result
 
 
 def main() -> None:
@@ -148,17 +145,16 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the record and the plot")
     options = parser.parse_args()
 
-    record = run(
+    measured = run(
         full_workloads(options.largest_batch) if options.full else quick_workloads(),
         options.budget,
         with_flex=not options.no_flex,
     )
-    options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "attention_cpu.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    report.print_table(record)
+    record.write(measured, path)
+    record.print_record(measured)
     plot = options.output / "attention_cpu.png"
-    report.draw(record, plot)
+    report.draw(measured, plot)
     print(f"record: {path}\nplot:   {plot}")
 
 

@@ -24,12 +24,10 @@ import torch
 
 from benchmarks import machine
 from benchmarks.compare import WrongResultError, compare_results
+from benchmarks.record import GPU_SOURCES, RESULTS, ROOT, source_hash
+from benchmarks.tables import BACKWARD, FORWARD, PASSES, POLICY
 from benchmarks.workload import (
-    BACKWARD,
     BASELINES,
-    FORWARD,
-    PASSES,
-    POLICY,
     Implementation,
     Inputs,
     Workload,
@@ -169,6 +167,7 @@ class Record:
     def __init__(self, path: Path, dry: bool, budget_s: float) -> None:
         self.path, self.dry, self.deadline = path, dry, time.monotonic() + budget_s
         self.data: dict = {"kind": "gpu", "dry": dry, "date": date.today().isoformat(), "complete": False, "steps": {}}
+        self.data |= {"tracker": [], "training": []}
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def seconds_left(self) -> float:
@@ -204,7 +203,7 @@ def _run(command: list[str], timeout: float) -> str:
         RuntimeError: it failed, with its last lines.
     """
     result = subprocess.run(
-        command, cwd=machine.ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout
     )
     tail = result.stdout[-3000:]
     if result.returncode:
@@ -228,7 +227,7 @@ def describe(dry: bool) -> dict[str, object]:
     description = {
         **machine.describe(),
         "triton": triton.__version__,
-        "sources": machine.source_hash(machine.GPU_SOURCES),
+        "sources": source_hash(GPU_SOURCES),
     }
     if not dry:
         p = torch.cuda.get_device_properties(0)
@@ -354,9 +353,7 @@ def sanitize() -> str:
 def main() -> int:
     """Runs every step; 1 if any of them failed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_record", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--output", type=Path, default=machine.ROOT / "benchmarks" / "results", help="folder of the record"
-    )
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the record")
     parser.add_argument("--budget", type=float, default=330.0, help="seconds after which no new measurement begins")
     parser.add_argument("--dry", action="store_true", help="walk the whole path on the CPU with tiny sizes")
     options = parser.parse_args()

@@ -5,7 +5,6 @@ folders of frames with boxes. The figures of `docs/training.md` are those of its
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks import machine
+from benchmarks import machine, record
 from grm.boxes import iou
 from grm.config import SyntheticConfig
 from grm.data import VideoSequence
@@ -126,19 +125,19 @@ def describe_folders(tracker: Tracker, root: Path) -> dict:
 def run(weights: Path, dtype: torch.dtype, count: int, sequences: Path | None) -> dict:
     """Measures all, and returns the record."""
     tracker = Tracker(load_model(weights), dtype=dtype)
-    record = {
+    result = {
         "kind": "learning",
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine.describe(),
-        "weights": machine.file_hash(weights),
+        "weights": record.file_hash(weights),
         "dtype": str(dtype).removeprefix("torch."),
         "synthetic": describe_synthetic(tracker, SyntheticConfig(), count),
     }
-    return record | ({"folders": describe_folders(tracker, sequences)} if sequences else {})
+    return result | ({"folders": describe_folders(tracker, sequences)} if sequences else {})
 
 
 def main() -> None:
-    """Measures, prints the record and writes it."""
+    """Measures, prints the table and writes the record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
     parser.add_argument("weights", type=Path, help="of a model, as `grm train` writes them")
     parser.add_argument("--count", type=int, default=60, help="held-out synthetic sequences (default 60)")
@@ -146,12 +145,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the record")
     options = parser.parse_args()
-    record = run(options.weights, getattr(torch, options.dtype), options.count, options.sequences)
-    text = json.dumps(record, indent=1)
-    print(text)
-    options.output.mkdir(parents=True, exist_ok=True)
+    measured = run(options.weights, getattr(torch, options.dtype), options.count, options.sequences)
     path = options.output / f"learning_{options.dtype}.json"
-    path.write_text(text + "\n")
+    record.write(measured, path)
+    record.print_record(measured)
     print(f"record: {path}")
 
 

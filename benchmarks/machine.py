@@ -1,16 +1,12 @@
 """What the machine is, and how fast it multiplies and copies: the scale that times are put on."""
 
-import hashlib
 import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 
-from grm_kernels import __version__, cpu
-
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.record import source_hash
 
 
 def best_seconds(function: Callable[[], object], repeats: int) -> float:
@@ -36,27 +32,8 @@ def memory_rate(mebibytes: int = 512) -> float:
     return 2 * source.nbytes / best_seconds(lambda: target.copy_(source), 5)
 
 
-#: What decides how fast the CPU backend is.
-CPU_SOURCES = ("csrc/*.*", "csrc/cpu/*", "grm_kernels/*.py", "setup.py")
-#: And the GPU backends.
-GPU_SOURCES = ("csrc/*.*", "csrc/cuda/*", "grm_kernels/*.py", "grm_kernels/triton/*.py", "setup.py")
-
-
-def source_hash(patterns: tuple[str, ...] = CPU_SOURCES) -> str:
-    """Of the files that the patterns match; a record with another hash is of other kernels."""
-    digest = hashlib.sha256()
-    for path in sorted({path for pattern in patterns for path in ROOT.glob(pattern)}):
-        digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return digest.hexdigest()[:12]
-
-
-def file_hash(path: Path) -> str:
-    """Of one file's content."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
-
-
-def describe() -> dict[str, object]:
-    """Processor, threads, versions, instruction set and the hash of the sources."""
+def describe_host() -> dict[str, object]:
+    """Processor, threads and versions; asks nothing of the kernels."""
     try:
         import cpuinfo
 
@@ -69,6 +46,15 @@ def describe() -> dict[str, object]:
         "system": platform.platform(terse=True),
         "python": platform.python_version(),
         "torch": torch.__version__,
+    }
+
+
+def describe() -> dict[str, object]:
+    """Processor, threads, versions, instruction set and the hash of the sources of the CPU kernels."""
+    from grm_kernels import __version__, cpu
+
+    return {
+        **describe_host(),
         "grm_kernels": __version__,
         "instruction_set": cpu.instruction_set(),
         "sources": source_hash(),

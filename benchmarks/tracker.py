@@ -2,13 +2,12 @@
 
 import argparse
 import itertools
-import json
 import time
 from pathlib import Path
 
 import torch
 
-from benchmarks import machine, report
+from benchmarks import machine, record
 from grm.config import SyntheticConfig, load_config
 from grm.data.synthetic import HELD_OUT, synthetic_sequence
 from grm.evaluation.speed import balance_division, compare_dtypes, measure_forms, noise_scene, time_parts
@@ -60,11 +59,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40, help="frames of each form (default 40)")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the record")
     options = parser.parse_args()
-    record = run(tuple(options.preset or PRESETS), options.rounds)
-    options.output.mkdir(parents=True, exist_ok=True)
+    measured = run(tuple(options.preset or PRESETS), options.rounds)
     path = options.output / "tracker_cpu.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    report.print_table(record)
+    record.write(measured, path)
+    record.print_record(measured)
     print(f"record: {path}")
 
 

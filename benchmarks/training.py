@@ -7,7 +7,6 @@ output to those of the inputs, summed over the layers that divide.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from benchmarks import machine
+from benchmarks import machine, record
 from benchmarks.compare import WrongResultError
 from grm.config import Config, load_config
 from grm.data.sample import Sample
@@ -268,7 +267,7 @@ def run(cases: tuple[Case, ...], budget_s: float) -> dict:
     from rich.progress import track
 
     dtypes = sorted({getattr(torch, case.precision) for case in cases}, key=str)
-    record = {
+    result = {
         "kind": "training, cpu",
         "date": date.today().isoformat(),
         "machine": machine.describe(),
@@ -276,59 +275,12 @@ def run(cases: tuple[Case, ...], budget_s: float) -> dict:
         "measurements": [],
     }
     for case in track(cases, description="measuring"):
-        record["measurements"] += measure(case, budget_s)
-    return record
-
-
-HEADER = (
-    "model",
-    "B",
-    "precision",
-    "attention",
-    "step",
-    "samples/s",
-    "in attention",
-    "peak",
-    "kept",
-    "rise",
-    "of N x N",
-)
-
-
-def table(record: dict) -> list[list[str]]:
-    """A row for each form of each case; ratios are over the fused form of the case. See `memory` for peak, kept and
-    rise; the last column is the rise over the size of one matrix of scores.
-    """
-    fused: dict = {}
-    rows = []
-    for m in record["measurements"]:
-        if "reason" in m:  # why a form was not measured
-            continue
-        row = [m["preset"], str(m["batch"]), m["precision"], m["form"]]
-        fused = m if m["form"] == "fused" else fused
-
-        def against_fused(kind: str, name: str, unit: str, scale: float, m: dict = m, fused: dict = fused) -> str:
-            ratio = "" if m is fused else f" ({m[kind][name] / fused[kind][name]:.2f}x)"
-            return f"{m[kind][name] * scale:.0f} {unit}{ratio}"
-
-        rows.append(
-            [
-                *row,
-                against_fused("seconds", "step", "ms", 1e3),
-                f"{m['batch'] / m['seconds']['step']:.1f}",
-                against_fused("seconds", "attention", "ms", 1e3),
-                *(against_fused("bytes", name, "MiB", 2**-20) for name in ("peak", "attention_kept", "attention_rise")),
-                f"{m['bytes']['attention_rise'] / m['matrix']:.2f}",
-            ]
-        )
-    return rows
+        result["measurements"] += measure(case, budget_s)
+    return result
 
 
 def main() -> None:
     """Measures, prints the table, writes the record."""
-    from rich.console import Console
-    from rich.table import Table
-
     parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__.splitlines()[0])
     parser.add_argument("--preset", action="append", help="only cases of this preset; repeatable")
     parser.add_argument("--precision", action="append", help="only cases of this precision; repeatable")
@@ -347,14 +299,10 @@ def main() -> None:
             f"--preset: expected one of {', '.join(dict.fromkeys(c.preset for c in CASES))}; "
             f"--precision: one of {', '.join(dict.fromkeys(c.precision for c in CASES))}"
         )
-    record = run(cases, options.budget)
-    options.output.mkdir(parents=True, exist_ok=True)
+    measured = run(cases, options.budget)
     path = options.output / "training_cpu.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
-    shown = Table(*HEADER)
-    for row in table(record):
-        shown.add_row(*row)
-    Console(width=160).print(shown)
+    record.write(measured, path)
+    record.print_record(measured)
     print(f"record: {path}")
 
 

@@ -8,11 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.tables import BACKWARD, FORWARD, PASSES, POLICY
 from grm_kernels import Category, category_attention, masked_attention, separate_attention
 from grm_kernels.categories import one_hot
-
-FORWARD, BACKWARD, POLICY = "forward", "forward + backward", "forward + backward + policy gradient"
-PASSES = (FORWARD, BACKWARD, POLICY)
 
 TEMPLATE_TOKENS = 64
 

@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 
-from benchmarks import compare, report
-from benchmarks.workload import FORWARD, IMPLEMENTATIONS, PASSES, Implementation, Workload, make_inputs, ours, step
+from benchmarks import compare, report, tables
+from benchmarks.record import check, print_record
+from benchmarks.tables import FORWARD, PASSES
+from benchmarks.workload import IMPLEMENTATIONS, Implementation, Workload, make_inputs, ours, step
 
 TINY = [Workload(2, tokens=80, share_s=0.5, dtype=torch.float32, run=run, heads=2, channels=16) for run in PASSES]
 
@@ -18,7 +20,7 @@ def record():
 
 def test_record_has_every_implementation_of_every_pass(record):
     # As written to disk and read again.
-    table = report.cells(json.loads(json.dumps(record)))
+    table = tables.cells(check(json.loads(json.dumps(record))))
     assert len(table) == len(TINY)
     for (_, run, *_), by_name in table.items():
         assert set(by_name) == {i.name for i in IMPLEMENTATIONS if run in i.runs and "Flex" not in i.name}
@@ -26,20 +28,19 @@ def test_record_has_every_implementation_of_every_pass(record):
 
 
 def test_table_and_plot(record, tmp_path, capsys):
-    report.print_table(record)
+    print_record(record)
     assert "masked" in capsys.readouterr().out
-    lines = report.markdown(record).splitlines()
-    assert len(lines[0].split("|")) == len(lines[2].split("|")) == len(report.header(record)) + 2
     wide = {**record, "measurements": [{**m, "tokens": 320} for m in record["measurements"]]}
     report.draw(wide, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_ratios_are_baseline_over_ours(record):
-    by_name = report.cells(record)["torch.float32", FORWARD, 80, 2, 0.5]
-    row = next(row for row in report.rows(record) if row[1] == FORWARD)
+    by_name = tables.cells(record)["torch.float32", FORWARD, 80, 2, 0.5]
+    (table,) = tables.operator_tables(record)
+    row = next(row for row in table.rows if row[1] == FORWARD)
     expected = by_name["masked (paper)"]["seconds"] / by_name["ours"]["seconds"]
-    assert row[report.header(record).index("masked (paper)")] == f"{expected:.2f}x"
+    assert row[table.header.index("masked (paper)")] == f"{expected:.2f}x"
 
 
 @pytest.mark.parametrize("workload", TINY, ids=lambda w: w.run)
@@ -57,24 +58,6 @@ def test_every_gradient_is_checked():
         results[index] = results[index] * 1.01
         with pytest.raises(compare.WrongResultError, match=f"result {index}"):
             compare.compare_results("off", tuple(results), inputs)
-
-
-def test_readme_table_is_replaced_between_its_markers(record, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("before\n<!-- cpu benchmark -->\nold\n<!-- end of cpu benchmark -->\nafter\n")
-    report.update_readme(record, readme)
-    text = readme.read_text()
-    assert text.startswith("before\n") and text.endswith("\nafter\n")
-    assert "old" not in text and "| dtype |" in text
-    readme.write_text("no markers")
-    with pytest.raises(ValueError, match="expected the markers"):
-        report.update_readme(record, readme)
-
-
-def test_a_record_of_other_sources_says_so(record):
-    assert "The kernels have changed since" not in report.caption(record)
-    stale = {**record, "machine": {**record["machine"], "sources": "0"}}
-    assert "The kernels have changed since" in report.caption(stale)
 
 
 def test_every_image_that_is_checked_counts():

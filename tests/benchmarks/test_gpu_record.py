@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import gpu_record, report
-from benchmarks.machine import ROOT
-from benchmarks.workload import PASSES, Workload, make_inputs
+from benchmarks import gpu_record
+from benchmarks.record import ROOT, check, markdown
+from benchmarks.tables import PASSES
+from benchmarks.workload import Workload, make_inputs
 
 pytest.importorskip("triton")
 
@@ -28,7 +29,7 @@ def test_dry_run_writes_a_complete_record(tmp_path):
     for run in PASSES:
         (triton,) = (m for m in record["measurements"] if m["run"] == run and m["implementation"] == "ours, triton")
         assert triton["seconds"] > 0 and triton["flops"] > 0 and triton["share_of_floor"] > 0
-    lines = report.markdown(record).splitlines()
+    lines = markdown(check(record)).splitlines()
     assert len(lines[0].split("|")) == len(lines[2].split("|"))
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks import learning
+from benchmarks.record import check
 from grm.config import SyntheticConfig
 from grm.data.export import export_folder
 from grm.data.synthetic import synthetic_sequence
@@ -63,7 +64,7 @@ def test_record(tmp_path, monkeypatch):
     for seed in (1, 2):
         export_folder(synthetic_sequence(learning.SyntheticConfig(), seed), tmp_path / "videos" / str(seed))
     record = learning.run(tmp_path / "weights.safetensors", torch.float32, 3, tmp_path / "videos")
-    record = json.loads(json.dumps(record))
+    record = check(json.loads(json.dumps(record)))
     synthetic, folders = record["synthetic"], record["folders"]
     assert synthetic["sequences"] == 3 and 0 <= synthetic["lost"]["sequences"] <= 3
     assert synthetic["ao"] == synthetic["ao_of_the_first_20"] and 0 < synthetic["ao_unmoved"] < 1

@@ -2,20 +2,16 @@
 
 import json
 
-from benchmarks import report, tracker
+from benchmarks import tables, tracker
+from benchmarks.record import check
 
 
-def test_record_and_table(tmp_path):
-    record = json.loads(json.dumps(tracker.run(("grm_tiny",), rounds=1, frames=20)))
+def test_record_and_table():
+    record = check(json.loads(json.dumps(tracker.run(("grm_tiny",), rounds=1, frames=20))))
     assert [m["dtype"] for m in record["measurements"]] == ["float32", "bfloat16"]
-    header, rows = report.header(record), report.rows(record)
+    (table,) = tables.tracker_tables(record)
+    header, rows = table.header, table.rows
     assert header[3:8] == ["masked", "separate", "two-stream", "one-stream", "layers fixed"]
     assert all(len(row) == len(header) for row in rows)
     forms = record["measurements"][0]["forms"]
     assert rows[0][3] == f"{forms['masked']['total'] / forms['fused']['total']:.2f}x"
-    readme = tmp_path / "README.md"
-    readme.write_text("a\n<!-- tracker benchmark -->\nold\n<!-- end of tracker benchmark -->\nb\n")
-    report.update_readme(record, readme)
-    text = readme.read_text()
-    assert "old" not in text and text.startswith("a\n") and text.endswith("b\n")
-    assert rows[1][2] in text

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import training
+from benchmarks import tables, training
 from benchmarks.compare import WrongResultError
 from benchmarks.training import Case
 from grm.model import encoder
@@ -40,10 +40,10 @@ def test_record_has_every_form(case, precision):
     for m in (fused, masked, separate):
         assert 0 < m["seconds"]["attention"] < m["seconds"]["step"] and m["rounds"] >= 2
         assert m["tokens"] == 20 and m["layers"] == 2
-    rows = training.table(record)
-    assert all(len(row) == len(training.HEADER) for row in rows)
-    ratio = masked["seconds"]["step"] / fused["seconds"]["step"]
-    assert f"({ratio:.2f}x)" in rows[1][4] and "x)" not in rows[0][4]
+    (table,) = tables.training_tables(record)
+    (row,) = table.rows
+    ratios = [m["seconds"]["step"] / fused["seconds"]["step"] for m in (masked, separate)]
+    assert table.header[4] == "step (masked, separate)" and row[4].endswith(f"({ratios[0]:.2f}x, {ratios[1]:.2f}x)")
 
 
 def test_attention_holds_no_matrix_of_scores(case):
