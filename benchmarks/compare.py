@@ -60,11 +60,14 @@ def reference_results(inputs: Inputs, dtype: torch.dtype) -> tuple[torch.Tensor,
     return step(reference, inputs.images(CHECKED_IMAGES, dtype))
 
 
-def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs) -> None:
+def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs) -> float:
     """Compares output and gradients of the first and the last image with the reference in float64.
 
     The error may be four times that of the eager reference in the same dtype, plus four roundings of the largest value.
     The gradient of the policy is only defined up to a constant per token, so its columns are compared to the last.
+
+    Returns:
+        the largest error over what it may be.
 
     Raises:
         WrongResultError: it is larger.
@@ -73,6 +76,7 @@ def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs
     eager = reference_results(inputs, inputs.q.dtype)
     if len(results) != len(exact):
         raise WrongResultError(f"{name}: {len(results)} results, expected {len(exact)}")
+    largest = 0.0
     for index, (result, expected, low) in enumerate(zip(results, exact, eager, strict=True)):
         result = result[CHECKED_IMAGES]
         if index == 4:
@@ -81,6 +85,8 @@ def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs
         bound = 4 * eager_error + 4 * torch.finfo(inputs.q.dtype).eps * expected.abs().max().item()
         if not error <= bound:
             raise WrongResultError(f"{name}: result {index} is {error:.2e} off, bound {bound:.2e}")
+        largest = max(largest, error / bound if bound else 0.0)
+    return largest
 
 
 def measure(workload: Workload, implementations: Iterable[Implementation], budget_s: float) -> list[dict]:

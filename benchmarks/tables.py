@@ -35,7 +35,7 @@ class Table:
 
 def milliseconds(seconds: float) -> str:
     """A time in milliseconds."""
-    return f"{seconds * 1e3:.3g} ms"
+    return f"{seconds * 1e3:.3g} ms" if seconds < 1 else f"{seconds * 1e3:,.0f} ms"
 
 
 def times(ratio: float | None) -> str:

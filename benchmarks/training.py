@@ -159,34 +159,36 @@ def loss_and_gradient(step: TrainingStep, batch: Sample, part: str) -> tuple[Ten
     return losses.total.detach(), gradient
 
 
-def check_agreement(case: Case, steps: dict[str, TrainingStep], batch: Sample) -> None:
-    """Compares loss and gradients with the masked form's in float32: of the fused form the division modules' gradients,
-    which all attention has a part in; of the separate form the q, k, v projections', with a policy that gets none.
+#: What is compared of a form, by part of the parameters' names: all attention has a part in the division modules'
+#: gradients; the separate form gives the policy none, so its q, k, v projections are compared.
+_COMPARED = {"fused": ".division.", "separate": ".qkv."}
 
-    A form may be off, in norm, by twice as much as the masked form at its own precision, plus 1%: rounding decides
-    single tokens differently.
+
+def check_agreement(case: Case, form: str, step: TrainingStep, masked: TrainingStep, batch: Sample) -> None:
+    """Compares a form's loss and gradients with the masked form's in float32.
+
+    The separate form is compared with one whose policy gets no gradient. A form may be off, in norm, by twice as much
+    as the masked form at its own precision, plus 1%: rounding decides single tokens differently.
 
     Raises:
         WrongResultError: one is.
 
     """
-    exact = make_step(replace(case, precision="float32"), "masked", steps["masked"].processes)
+    exact = make_step(replace(case, precision="float32"), "masked", masked.processes)
 
     def without_policy(q: Tensor, k: Tensor, v: Tensor, policy: Tensor) -> Tensor:
         return masked_attention(q, k, v, policy.detach())
 
-    for form, part, reference in (
-        ("fused", ".division.", masked_attention),
-        ("separate", ".qkv.", without_policy),
-    ):
-        with mock.patch.object(encoder, "masked_attention", reference):
-            expected, masked = (loss_and_gradient(step, batch, part) for step in (exact, steps["masked"]))
-        with timed_attention(form, Stopwatch()):
-            actual = loss_and_gradient(steps[form], batch, part)
-        for what, a, m, e in zip(("loss", f"gradient of {part}"), actual, masked, expected, strict=True):
-            error, bound = (a - e).norm() / e.norm(), 2 * (m - e).norm() / e.norm() + 0.01
-            if not error <= bound:
-                raise WrongResultError(f"{form}: {what} is {error:.2%} off, bound {bound:.2%}")
+    part = _COMPARED[form]
+    reference = masked_attention if form == "fused" else without_policy
+    with mock.patch.object(encoder, "masked_attention", reference):
+        expected, low = (loss_and_gradient(s, batch, part) for s in (exact, masked))
+    with timed_attention(form, Stopwatch()):
+        actual = loss_and_gradient(step, batch, part)
+    for what, a, m, e in zip(("loss", f"gradient of {part}"), actual, low, expected, strict=True):
+        error, bound = (a - e).norm() / e.norm(), 2 * (m - e).norm() / e.norm() + 0.01
+        if not error <= bound:
+            raise WrongResultError(f"{form}: {what} is {error:.2%} off, bound {bound:.2%}")
 
 
 def memory(run: Callable[[], object]) -> dict[str, int]:
@@ -227,7 +229,8 @@ def measure(case: Case, budget_s: float) -> list[dict]:
     steps = {form: make_step(case, form, processes) for form in FORMS}
     config = steps["fused"].config
     batch = make_batch(config, case.batch)
-    check_agreement(case, steps, batch)
+    for form in _COMPARED:
+        check_agreement(case, form, steps[form], steps["masked"], batch)
     best = {form: {"step": float("inf"), "attention": float("inf")} for form in steps}
     bytes_of: dict[str, dict[str, int]] = {}
     rounds, begin = 0, time.perf_counter()

@@ -123,9 +123,8 @@ def _compiled_flex_attention() -> tuple[Callable, Callable]:
     return torch.compile(create_block_mask, dynamic=False), torch.compile(flex_attention, dynamic=False)
 
 
-def flex(x: Inputs) -> Tensor:
-    """FlexAttention, its block mask built in the call: the categories are known only then. Both are compiled."""
-    create_block_mask, flex_attention = _compiled_flex_attention()
+def block_mask(x: Inputs, create_block_mask: Callable) -> object:
+    """FlexAttention's mask of the pairs that are not T-S."""
     # Categories as two boolean vectors: comparisons of uint8 inside the mask do not compile on the CPU (torch 2.13).
     template, search = x.categories == Category.T, x.categories == Category.S
 
@@ -133,7 +132,13 @@ def flex(x: Inputs) -> Tensor:
         return ~((template[b, i] & search[b, j]) | (search[b, i] & template[b, j]))
 
     b, n = x.categories.shape
-    return flex_attention(*x.leaves, block_mask=create_block_mask(mask, b, None, n, n, device=x.q.device))
+    return create_block_mask(mask, b, None, n, n, device=x.q.device)
+
+
+def flex(x: Inputs) -> Tensor:
+    """FlexAttention, its block mask built in the call: the categories are known only then. Both are compiled."""
+    create_block_mask, flex_attention = _compiled_flex_attention()
+    return flex_attention(*x.leaves, block_mask=block_mask(x, create_block_mask))
 
 
 @dataclass(frozen=True)
@@ -148,6 +153,8 @@ class Implementation:
     exact: bool = True
     #: Whether a CUDA graph can hold it: it asks nothing of the host.
     capturable: bool = True
+    #: The backend of the operator that it is, if it is one.
+    backend: str | None = None
 
 
 #: The paper's two, and torch's nearest, on any device.
