@@ -40,6 +40,7 @@ test-slow: $(READY)
 lint: $(READY)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 
 # torch and the build tools come first: the extension is compiled against the torch that will load it.
 $(VENV)/.ready: $(SOURCES)

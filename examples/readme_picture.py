@@ -24,7 +24,7 @@ FRAMES, LAYERS, WIDTH = (10, 40, 70, 100), (3, 6), 300
 
 def column(step: "object", layers: tuple[int, ...]) -> np.ndarray:
     """One frame with its box, and below it the search region as the layers divide it: S tokens dark."""
-    frame = draw_boxes(step.frame, step.result.box[None], [f"frame {step.index}"])
+    frame = draw_boxes(step.frame, step.result.box[None], [f"frame {step.number}"])
     height = round(frame.shape[0] * WIDTH / frame.shape[1])
     side = WIDTH // len(layers)
     crop = crop_image(step.frame, step.result.region, side)
@@ -36,7 +36,7 @@ def main(clip: str, output: str, box: str | None = None) -> None:
     """Tracks the clip with the shipped weights and writes the picture."""
     first = np.array(box.split(","), float) if box else read_boxes(Path(clip) / "groundtruth.txt")[0]
     frames = itertools.islice(open_frames(clip), FRAMES[-1] + 1)
-    steps = (step for step in follow(grm.Tracker(grm.load_model()), frames, first) if step.index in FRAMES)
+    steps = (step for step in follow(grm.Tracker(grm.load_model()), frames, first) if step.number in FRAMES)
     row = np.hstack([column(step, LAYERS) for step in steps])
     cv2.imwrite(output, cv2.cvtColor(row, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
 

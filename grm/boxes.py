@@ -40,7 +40,7 @@ def as_boxes(boxes: ArrayLike, name: str = "box") -> Boxes:
 
 def has_box(boxes: Boxes) -> NDArray[np.bool_]:
     """(...,) which of boxes (..., 4) are there: a row of NaN stands for none."""
-    return np.isfinite(boxes).all(-1)
+    return np.asarray(np.isfinite(boxes).all(-1))
 
 
 def can_be_cropped(boxes: Boxes) -> NDArray[np.bool_]:

@@ -51,10 +51,12 @@ def attention(
     dtype = torch.promote_types(q.dtype, torch.float32)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if not soft:
+        assert categories is not None
         hard = one_hot(categories, dtype)
         # Straight through: the value is the categories', the gradient the policy's. Its value does not count, not even
         # one that is not finite.
         policy = hard if policy is None else hard + (policy - policy.detach()).nan_to_num(0.0).to(dtype)
+    assert policy is not None
     mask = interaction_mask(policy.to(dtype)).unsqueeze(1)  # (B, 1, N, N)
     allowed = mask > 0
 

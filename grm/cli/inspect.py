@@ -135,7 +135,7 @@ def calibrate(
         target = one_box_given(box, source, first)
         with placing(source):
             steps = follow(tracker, itertools.chain([first], images), target)
-            divisions += [step.result.division for step in steps if step.index]
+            divisions += [step.result.division for step in steps if step.number]
     if not divisions:
         raise MediaError("the sources hold one frame each: nothing was tracked")
     found = find_fixed_layers(np.stack(divisions), model.config)

@@ -102,7 +102,7 @@ def track(
         try:
             while step is not None:
                 if table:
-                    table.write(step.index, boxes if step.result is None else step.result.box, step.result)
+                    table.write(step.number, boxes if step.result is None else step.result.box, step.result)
                 if video:
                     video.write(_draw(step.frame, boxes, step.result, layers, tracker))
                 tracked += 1

@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, ClassVar, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 
 from ..errors import ConfigError
 from .model import ModelConfig
@@ -79,11 +80,6 @@ def _preset_folder() -> Any:
 class _Loader(yaml.SafeLoader):
     """YAML as its version 1.2 reads numbers: 010 is no octal and 1:30 no sexagesimal one. A key may stand once."""
 
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
@@ -92,6 +88,10 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:int"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9]*)$"), list("-+0123456789"))
 
 
@@ -120,7 +120,7 @@ def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
     return values
 
 
-def _explain(fault: dict[str, Any]) -> str:
+def _explain(fault: ErrorDetails) -> str:
     location = ".".join(map(str, fault["loc"]))
     if fault["type"] != "extra_forbidden":
         message = fault["msg"].removeprefix("Value error, ")

@@ -27,7 +27,7 @@ class Step(NamedTuple):
     """One frame of a video and what a tracker said of it."""
 
     #: Number of the frame; the first is 0.
-    index: int
+    number: int
     frame: Image
     #: What `track` returned; None in the first frame, whose box was given.
     result: Any
@@ -55,10 +55,14 @@ def follow(tracker: FrameTracker, frames: Iterable[Image], box: Boxes) -> Iterat
         box: (4,) of the target, or (M, 4) of several, in the first frame.
 
     """
-    for index, frame in enumerate(frames):
+    for number, frame in enumerate(frames):
+        result = None
         start = time.perf_counter()
-        result = tracker.initialize(frame, box) if index == 0 else tracker.track(frame)
-        yield Step(index, frame, result, time.perf_counter() - start)
+        if number == 0:
+            tracker.initialize(frame, box)
+        else:
+            result = tracker.track(frame)
+        yield Step(number, frame, result, time.perf_counter() - start)
 
 
 def track_sequence(tracker: FrameTracker, sequence: VideoSequence) -> Trajectory:

@@ -17,7 +17,8 @@ from ..crop import Image, crop_image, crop_region
 from ..errors import MismatchError
 from ..model import GRM, Division, normalize_images, reconfigured
 from ..model.division import TokenDivision
-from ..model.encoder import Attention
+from ..model.encoder import Attention, Layer
+from ..tracking.network import TrackingNetwork
 from ..tracking.tracker import Tracker
 
 #: What is compared, as overrides of the model's configuration: three implementations of GRM's attention, and the two
@@ -96,17 +97,16 @@ def measure_forms(
         forms["fused, layers fixed"] = (f"model.division.fixed={fixed}",)
     trackers, attentions = {}, {}
     for form, overrides in forms.items():
-        trackers[form] = Tracker(
-            reconfigured(model, overrides), device=device, dtype=dtype, compile=compile, cuda_graph=cuda_graph
-        )
+        network = TrackingNetwork(reconfigured(model, overrides), device, dtype, compile=compile, cuda_graph=cuda_graph)
+        trackers[form] = Tracker(network)
         trackers[form].initialize(frame, box)
-        attentions[form] = _attentions_of(trackers[form], frame)
+        attentions[form] = _attentions_of(trackers[form], network, frame)
     _check_attentions(attentions)
 
     seconds: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for index in range(_WARM_UP + rounds):
         for form, tracker in trackers.items():
-            times = (*_time_frame(tracker, frame), _time_attention(attentions[form], tracker.network.device))
+            times = (*_time_frame(tracker, frame), _time_attention(attentions[form], torch.device(device)))
             if index >= _WARM_UP:
                 seconds[form].append(times)
     return [FormSpeed(form, *map(statistics.median, zip(*times, strict=True))) for form, times in seconds.items()]
@@ -155,16 +155,18 @@ def time_parts(model: GRM, frame: Image, box: ArrayLike, *, dtype: torch.dtype, 
         rounds: frames.
 
     """
-    tracker = Tracker(model, dtype=dtype, device="cpu")
+    network = TrackingNetwork(model, "cpu", dtype)
+    tracker = Tracker(network)
     tracker.initialize(frame, box)
-    prepared = tracker.network.model
+    prepared = network.model
+    layers = [module for module in prepared.modules() if isinstance(module, Layer)]
     parts: dict[str, list[nn.Module]] = {
         "stem": [prepared.encoder.stem],
-        "q, k, v": [layer.attention.qkv for layer in prepared.encoder.layers],
+        "q, k, v": [layer.attention.qkv for layer in layers],
         "division": [m for m in prepared.modules() if isinstance(m, TokenDivision)],
-        "attention": [layer.attention for layer in prepared.encoder.layers],
-        "output projection": [layer.attention.projection for layer in prepared.encoder.layers],
-        "MLP": [layer.mlp for layer in prepared.encoder.layers],
+        "attention": [layer.attention for layer in layers],
+        "output projection": [layer.attention.projection for layer in layers],
+        "MLP": [layer.mlp for layer in layers],
         "head": [prepared.head],
     }
     spent: dict[str, list[float]] = {name: [] for name in parts}
@@ -236,15 +238,16 @@ Attended = tuple[Attention, Tensor, Tensor, Tensor, Division]
 
 
 @torch.inference_mode()
-def _attentions_of(tracker: Tracker, frame: Image) -> list[Attended]:
+def _attentions_of(tracker: Tracker, network: TrackingNetwork, frame: Image) -> list[Attended]:
     """What goes into the attention of every layer of a frame."""
     found: list[Attended] = []
 
     def keep(attention: Attention, inputs: tuple[Tensor], output: tuple[Tensor, Division]) -> None:
-        found.append((attention, *attention.heads_of(inputs[0]), output[1]))
+        q, k, v = attention.heads_of(inputs[0])
+        found.append((attention, q, k, v, output[1]))
 
-    network = tracker.network
-    handles = [layer.attention.register_forward_hook(keep) for layer in network.model.encoder.layers]
+    attentions = [module for module in network.model.modules() if isinstance(module, Attention)]
+    handles = [attention.register_forward_hook(keep) for attention in attentions]
     try:
         network.model(tracker.template, network.images(tracker.search_crops(frame)[1]))
     finally:

@@ -58,7 +58,7 @@ def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
     if path.exists():
         return VideoFrames(path)
     if str(source).isdecimal() and len(str(source)) < 4:
-        return CameraFrames(int(source))
+        return CameraFrames(int(str(source)))
     raise MediaError(f"{source}: no such file or folder")
 
 
@@ -111,7 +111,7 @@ class FolderFrames:
         self.name = path.resolve().name
         self.rate = rate
         self.paths = [path / name for name in list_frames(path)]
-        self.length = len(self.paths)
+        self.length: int | None = len(self.paths)
 
     def __iter__(self) -> Iterator[Image]:
         """Images from the first to the last; a MediaError at one that cannot be read."""
@@ -124,7 +124,7 @@ class CameraFrames:
 
     def __init__(self, number: int):
         self.name = f"camera{number}"
-        self.length = None
+        self.length: int | None = None
         self._capture = cv2.VideoCapture(number)
         if not self._capture.isOpened():
             raise MediaError(f"camera {number}: cannot be opened")
@@ -152,7 +152,7 @@ def _expected_end(container: "av.container.InputContainer", stream: "VideoStream
     """When the last frame should end, in seconds; None where the file does not say, as in a transport stream."""
     if container.format.name == "mpegts":  # its duration is that of what is there
         return None
-    if stream.duration is not None:
+    if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
     if match := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d+)?)", stream.metadata.get("DURATION", "")):  # Matroska
         hours, minutes, seconds = map(float, match.groups())
@@ -163,6 +163,6 @@ def _expected_end(container: "av.container.InputContainer", stream: "VideoStream
 
 
 def _upright(frame: "av.VideoFrame") -> Image:
-    image = frame.to_ndarray(format="rgb24")
+    image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
     quarter_turns = round(frame.rotation / 90) % 4  # counterclockwise
     return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image

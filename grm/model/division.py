@@ -1,12 +1,11 @@
 """Token division: which search tokens may meet the template (the paper's Section 3.3, its Table 4 and appendix C)."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import FunctionCtx
 
 from grm_kernels import Category
 
@@ -48,6 +47,12 @@ class TokenDivision(nn.Module):
         config: the variant, pooling and decision.
 
     """
+
+    margin: Tensor
+    column_categories: Tensor
+    separate: Tensor
+    other: Tensor
+    category_of_rank: Tensor | None
 
     def __init__(self, width: int, template_tokens: int, search_tokens: int, config: DivisionConfig):
         super().__init__()
@@ -113,12 +118,12 @@ class _LimitedGradient(torch.autograd.Function):
     """A tensor as it is, with a gradient whose every number is cut to [-limit, limit]."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, x: Tensor, limit: float) -> Tensor:
+    def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
         ctx.limit = limit
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient.clamp(-ctx.limit, ctx.limit), None
 
 

@@ -134,9 +134,10 @@ class Attention(nn.Module):
         division = self.divide(x)
         return self.attend(q, k, v, division).transpose(1, 2).flatten(2), division
 
-    def heads_of(self, x: Tensor) -> tuple[Tensor, ...]:
+    def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (B, heads, N, D) of normalised tokens (B, N, width): views of their packed projection, not copies."""
-        return self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        q, k, v = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+        return q, k, v
 
     def divide(self, x: Tensor) -> Division:
         """The division of the search tokens of normalised tokens (B, N, width)."""
