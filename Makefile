@@ -17,7 +17,7 @@ PARALLEL = $(if $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo there),-
 
 GRM := $(PYTHON) -m grm
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 
 # The operator against its baselines on this machine: a table, and demo/attention_cpu.{json,png}. Then the tracker on a
 # rendered clip with distractors: demo/tracked.mp4, with what every layer makes of the search region below the frame, and
@@ -42,12 +42,16 @@ lint: $(READY)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 
+# The documentation as a site, build/site/index.html. What is wrong with a page, a link or a reference is an error.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
 # torch and the build tools come first: the extension is compiled against the torch that will load it.
 $(VENV)/.ready: $(SOURCES)
 	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt pip setuptools
 	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[tracker,training,test,benchmark,lint]"
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[tracker,training,test,benchmark,lint,docs]"
 	touch $@
 
 build/.in-place: $(SOURCES)
