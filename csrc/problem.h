@@ -10,6 +10,26 @@ enum class DType { float32, bfloat16, float16 };
 // Value of a category in the category vector.
 enum Category : uint8_t { kTemplate = 0, kSearch = 1, kAdaptive = 2 };
 
+// Numbers that all kernels share; grm_kernels/constants.py has the same. Exponentials are taken to base 2.
+constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
+
+// The maximum of no scores: finite, so that the difference of two of them is 0 and not NaN.
+constexpr float kNoScore = -1e38f;
+
+// exp(S_ij - lse_i) of a blocked pair has no upper bound; in the gradient of the policy it saturates here.
+constexpr float kSaturation = 1e6f;
+constexpr float kLog2Saturation = 19.9315686f;
+
+// e^x by its series, for the checks below.
+constexpr double exponential(double x) {
+  double sum = 1, term = 1;
+  for (int i = 1; i < 80; ++i) sum += term *= x / i;
+  return sum;
+}
+constexpr bool agrees(double a, double b) { return a - b < 1e-6 * b && b - a < 1e-6 * b; }
+static_assert(agrees(exponential(kLn2), 2) && agrees(double{kLog2E} * kLn2, 1));
+static_assert(agrees(exponential(double{kLog2Saturation} * kLn2), kSaturation));
+
 // A (batch, head, token, channel) tensor. Strides are in elements; that of the channels is 1.
 struct Tokens {
   void* data;

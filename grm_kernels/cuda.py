@@ -3,21 +3,8 @@
 import torch
 from torch import Tensor
 
-from . import cpu
-from .triton.config import capability
-
-#: KiB of shared memory that a block may use, by compute capability.
-SHARED_KIB = {
-    (8, 0): 163,
-    (8, 6): 99,
-    (8, 7): 163,
-    (8, 9): 99,
-    (9, 0): 227,
-    (10, 0): 227,
-    (10, 3): 227,
-    (12, 0): 99,
-    (12, 1): 99,
-}
+from .device import SHARED_KIB, capability, is_nvidia_gpu, name_of
+from .extension import CUDA_ARCHITECTURES
 
 #: (pass, D) to the most tokens, by KiB of shared memory. The whole sequence is resident: keys and values in the forward
 #: pass; in the backward pass also P and dS, and, in the registers, the gradients of keys and values.
@@ -32,8 +19,6 @@ MOST_TOKENS = {
 FASTER: frozenset[tuple[tuple[int, int], str, int, int]] = frozenset()
 
 _DTYPES = (torch.bfloat16, torch.float16)
-#: Compute capabilities that code was compiled for, as "9.0a"; empty without a CUDA compiler or a CUDA build of torch.
-ARCHITECTURES: tuple[str, ...] = tuple(getattr(cpu._C, "cuda_architectures", "").split())
 
 
 def shape_reasons(q: Tensor, device_capability: tuple[int, int], *, needs_grad: bool, soft: bool = False) -> list[str]:
@@ -44,10 +29,10 @@ def shape_reasons(q: Tensor, device_capability: tuple[int, int], *, needs_grad: 
     if soft:
         reasons.append("needs categories, got a soft policy")
     n, d = q.shape[-2:]
-    name = "{}.{}".format(*device_capability)
+    name = name_of(device_capability)
     shared = SHARED_KIB.get(device_capability)
     if shared is None:
-        reasons.append(f"needs one of the compute capabilities {_names(SHARED_KIB)}, got {name}")
+        reasons.append(f"needs one of the compute capabilities {name_of(*SHARED_KIB)}, got {name}")
     if d not in (32, 64):
         reasons.append(f"needs D of 32 or 64, got {d}")
     elif shared is not None:
@@ -61,13 +46,13 @@ def shape_reasons(q: Tensor, device_capability: tuple[int, int], *, needs_grad: 
 def not_supported_reasons(q: Tensor, *, needs_grad: bool, soft: bool = False) -> list[str]:
     """What keeps the CUDA kernels from serving a call with this q; nothing if they can."""
     reasons = []
-    if not ARCHITECTURES:
+    if not CUDA_ARCHITECTURES:
         reasons.append("the CUDA kernels were not compiled (there was no nvcc, or torch is a build without CUDA)")
-    if q.device.type != "cuda" or not torch.cuda.is_available() or torch.version.hip:
+    if not is_nvidia_gpu(q.device):
         return [*reasons, f"needs tensors on an NVIDIA GPU, got {q.device}"]
     device_capability = capability(q.device)
-    if ARCHITECTURES and not any(_runs_on(architecture, device_capability) for architecture in ARCHITECTURES):
-        reasons.append(f"compiled for {', '.join(ARCHITECTURES)} only, {q.device} is {_names([device_capability])}")
+    if CUDA_ARCHITECTURES and not any(_runs_on(architecture, device_capability) for architecture in CUDA_ARCHITECTURES):
+        reasons.append(f"compiled for {', '.join(CUDA_ARCHITECTURES)} only, {q.device} is {name_of(device_capability)}")
     return reasons + shape_reasons(q, device_capability, needs_grad=needs_grad, soft=soft)
 
 
@@ -83,7 +68,3 @@ def _runs_on(architecture: str, device_capability: tuple[int, int]) -> bool:
     major, minor = (int(part.rstrip("af")) for part in architecture.split("."))
     own = (major, minor) == device_capability
     return own or (architecture[-1].isdigit() and major == device_capability[0] and minor <= device_capability[1])
-
-
-def _names(capabilities) -> str:
-    return ", ".join("{}.{}".format(*pair) for pair in capabilities)

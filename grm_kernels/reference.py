@@ -11,10 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .categories import Category, category_order, one_hot
-
-#: exp(S_ij - lse_i) of a blocked pair has no upper bound; in the gradient of the policy it saturates here. The
-#: published implementation bounds it likewise by adding 1e-6 to the denominator of its softmax.
-SATURATION = 1e6
+from .constants import SATURATION
 
 
 def interaction_mask(policy: Tensor) -> Tensor:

@@ -6,8 +6,7 @@
 
 namespace {
 
-// log2 of the bound that exp(S_ij - lse_i) of a blocked pair saturates at: 1e6.
-constexpr float kLog2Saturation = 19.9315686f;
+using grm::kLog2Saturation;
 
 template <int kPack>
 struct BackwardBuffers {

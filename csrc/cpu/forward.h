@@ -5,8 +5,7 @@
 
 namespace {
 
-// Stands for the maximum of no scores; finite, so that differences of two of them are not NaN.
-constexpr float kNoScore = -1e38f;
+using grm::kNoScore;
 
 template <int kPack>
 struct ForwardBuffers {

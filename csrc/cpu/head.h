@@ -9,8 +9,7 @@ namespace {
 
 using grm::BackwardProblem;
 using grm::ForwardProblem;
-
-constexpr float kLog2E = 1.44269504f;
+using grm::kLog2E;
 
 // Keys of one chunk at the most: its scores stay in the first-level cache.
 constexpr int64_t kChunk = 128;

@@ -17,9 +17,6 @@ constexpr int kGroups = 4;    // of keys
 constexpr int kQueries = 32;  // of a tile
 constexpr int kChunk = 16;    // keys that are visited, seen or skipped together
 
-// log2 of the bound that exp(S_ij - lse_i) of a blocked pair saturates at: 1e6.
-constexpr float kLog2Saturation = 19.9315686f;
-
 constexpr int kPolicyThreads = 128;
 constexpr int kGroupChunks = 5;  // of a group, whose dk and dv the registers hold
 constexpr int kMostBackwardTokens = kGroups * kGroupChunks * kChunk;  // 320

@@ -6,11 +6,6 @@
 
 namespace grm::cuda {
 
-constexpr float kLn2 = 0.693147181f;
-
-// The maximum of no scores: finite, so that the difference of two of them is 0 and not NaN.
-constexpr float kNoScore = -1e38f;
-
 constexpr int kForwardWarps = 8;   // of a multiprocessor, in one block or two: see launch.h
 constexpr int kTile = 16;          // queries
 constexpr int kForwardKeys = 32;   // that a warp visits at a time

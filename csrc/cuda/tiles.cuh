@@ -6,8 +6,6 @@
 
 namespace grm::cuda {
 
-constexpr float kLog2E = 1.44269504f;
-
 constexpr int kPiece = 16;  // bytes that are copied at a time; channels of 8 elements
 
 // The rows of one head in global memory.

@@ -6,8 +6,7 @@ import os
 import torch
 from torch import Tensor
 
-from .. import ops
-from . import config
+from .. import device, ops
 
 #: Least compute capability that the kernels are written for.
 LEAST_CAPABILITY = (8, 0)
@@ -22,11 +21,11 @@ def not_supported_reasons(q: Tensor, *, needs_grad: bool, soft: bool = False) ->
     if not _INSTALLED:
         reasons.append("Triton is not installed")
     if q.device.type == "cuda":
-        if not torch.cuda.is_available() or torch.version.hip:
+        if not device.is_nvidia_gpu(q.device):
             reasons.append("needs an NVIDIA GPU, there is none")
-        elif config.capability(q.device) < LEAST_CAPABILITY:
-            major, minor = config.capability(q.device)
-            reasons.append(f"needs compute capability 8.0 or later, {q.device} has {major}.{minor}")
+        elif device.capability(q.device) < LEAST_CAPABILITY:
+            has = device.name_of(device.capability(q.device))
+            reasons.append(f"needs compute capability 8.0 or later, {q.device} has {has}")
     elif q.device.type != "cpu" or os.environ.get("TRITON_INTERPRET") != "1":
         reasons.append(
             f"needs tensors on an NVIDIA GPU, got {q.device} (on the CPU, with TRITON_INTERPRET=1 in the environment, "

@@ -10,15 +10,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import ops
-from ..reference import SATURATION
+from .. import constants, device, ops
 from . import config, order
 from .order import write_order
 from .tiles import load_rows, load_tokens, policy_columns, sees, soft_weights, store_rows, tile_edges
 
-_LOG2_E = tl.constexpr(1.4426950408889634)
-_LOG2_SATURATION = tl.constexpr(19.931568569324174)
-assert abs(2**_LOG2_SATURATION.value / SATURATION - 1) < 1e-12
+_LOG2_E = tl.constexpr(constants.LOG2_E)
+_LOG2_SATURATION = tl.constexpr(constants.LOG2_SATURATION)
 
 # Rows of one program of the prologue and of the sum over heads.
 _ROWS = 64
@@ -230,11 +228,11 @@ def backward(
         return *grads, grad_policy.zero_()
     soft = soft_policy is not None
     kind = config.kind_of(q.dtype)
-    tiles = config.configuration("backward", kind, config.capability(q.device), d, n)
+    tiles = config.configuration("backward", kind, device.capability(q.device), d, n)
     bd = triton.next_power_of_2(d)
     delta = torch.empty_like(lse)
     partials = torch.empty((b, h, _PLANES.value, n), dtype=torch.float32, device=q.device) if policy_grad else None
-    with config.on_device(q):
+    with device.current(q):
         sorted_tokens, bounds = (None, None) if soft else order.empty_order(categories)
         prologue_kernel[((0 if soft else b) + b * h * triton.cdiv(n, _ROWS),)](
             out, *out.stride()[:3],
@@ -250,7 +248,7 @@ def backward(
             k, *k.stride()[:3],
             v, *v.stride()[:3],
             *grads, partials, lse, delta, sorted_tokens, bounds, soft_policy.contiguous() if soft else None,
-            h, n, scale * _LOG2_E.value,
+            h, n, scale * constants.LOG2_E,
             D=d, BD=bd, BLOCK=tiles.block, TILE=tiles.tile,
             SOFT=soft, POLICY=policy_grad, PRECISION="tf32" if kind == "tf32" else "ieee",
             num_warps=tiles.warps, num_stages=tiles.stages, maxnreg=tiles.registers,

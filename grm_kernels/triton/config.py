@@ -1,12 +1,10 @@
 """How the kernels are cut into tiles: one table, and the settings of torch that they follow."""
 
-import contextlib
 import functools
 import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -76,16 +74,3 @@ def kind_of(dtype: torch.dtype) -> str:
     if dtype.itemsize == 2:
         return "half"
     return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "ieee"
-
-
-def capability(device: torch.device) -> tuple[int, int]:
-    """Compute capability of a GPU; the interpreter on the CPU stands for 8.0."""
-    if device.type != "cuda":
-        return 8, 0
-    properties = torch.cuda.get_device_properties(device)  # a constant to torch.compile, unlike get_device_capability
-    return properties.major, properties.minor
-
-
-def on_device(tensor: Tensor) -> contextlib.AbstractContextManager:
-    """Makes the tensor's device the one that kernels are launched on."""
-    return torch.cuda.device(tensor.device) if tensor.is_cuda else contextlib.nullcontext()

@@ -5,14 +5,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .. import ops
+from .. import constants, device, ops
 from . import config, order
 from .tiles import load_rows, load_tokens, policy_columns, sees, soft_weights, store_rows, tile_edges
 
-_LOG2_E = 1.4426950408889634
-_LN_2 = tl.constexpr(0.6931471805599453)
-# Stands for the maximum of no scores; finite, so that differences of two of them are not NaN.
-_NO_SCORE = tl.constexpr(-1e38)
+_LN_2 = tl.constexpr(constants.LN_2)
+_NO_SCORE = tl.constexpr(constants.NO_SCORE)
 
 
 @triton.jit
@@ -98,16 +96,16 @@ def forward(
     if out.numel() == 0:
         return out, lse
     kind = config.kind_of(q.dtype)
-    tiles = config.configuration("forward", kind, config.capability(q.device), d, n)
+    tiles = config.configuration("forward", kind, device.capability(q.device), d, n)
     soft = soft_policy is not None
-    with config.on_device(q):
+    with device.current(q):
         sorted_tokens, bounds = (None, None) if soft else order.sort(categories)
         forward_kernel[(b * h * triton.cdiv(n, tiles.block),)](
             q, *q.stride()[:3],
             k, *k.stride()[:3],
             v, *v.stride()[:3],
             out, lse, sorted_tokens, bounds, soft_policy.contiguous() if soft else None,
-            h, n, abs(scale) * _LOG2_E,
+            h, n, abs(scale) * constants.LOG2_E,
             D=d, BD=triton.next_power_of_2(d), BLOCK=tiles.block, TILE=tiles.tile,
             SOFT=soft, NEGATED=scale < 0, PRECISION="tf32" if kind == "tf32" else "ieee",
             num_warps=tiles.warps, num_stages=tiles.stages, maxnreg=tiles.registers,

@@ -19,7 +19,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
-from grm_kernels.triton import backward, config, forward
+from grm_kernels import device
+from grm_kernels.triton import backward, forward
 
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 # Matrix instructions of a warp, of four warps (with their sizes), and of the tensor memory of 10.0 (without).
@@ -103,8 +104,8 @@ def multiplications(kernel, code: str) -> int:
 def compile_case(capability, pass_, d, n, dtype, soft=False, policy=True, tf32=False) -> list[dict]:
     """What the operator of a pass launches on a GPU of `capability` for this problem."""
     triton.runtime.driver.set_active(_Driver(capability))
-    config.capability = lambda device: capability
-    config.on_device = lambda tensor: contextlib.nullcontext()
+    device.capability = lambda _: capability
+    device.current = lambda _: contextlib.nullcontext()
     torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
     b, h = 2, 12
     q, k, v = torch.empty(b, n, 3, h, d, dtype=dtype, device="meta").permute(2, 0, 3, 1, 4).unbind(0)

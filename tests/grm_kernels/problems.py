@@ -7,7 +7,8 @@ from torch import Tensor
 
 from grm_kernels import Category, category_attention
 from grm_kernels.categories import one_hot
-from grm_kernels.reference import SATURATION, interaction_mask
+from grm_kernels.constants import SATURATION
+from grm_kernels.reference import interaction_mask
 
 # Shares of T, S, A among the tokens.
 MIXED = (0.2, 0.4, 0.4)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from grm_kernels import category_attention, cuda, dispatch, explain, ops
+from grm_kernels import category_attention, cuda, dispatch, explain, extension, ops
 from grm_kernels.categories import one_hot
 from tests.grm_kernels import emulated
 from tests.grm_kernels.problems import MIXED, SHARES, assert_agrees, make_problem, solve
@@ -39,7 +39,7 @@ def device(request):
     """What runs the backend here: the emulation, and the GPU if there is one that the kernels were compiled for."""
     if request.param == "emulator":
         return request.getfixturevalue("emulator")
-    if not torch.cuda.is_available() or not cuda.ARCHITECTURES:
+    if not torch.cuda.is_available() or not extension.CUDA_ARCHITECTURES:
         pytest.skip("needs a GPU, and the CUDA kernels compiled")
     return emulated.Hardware()
 
@@ -197,7 +197,9 @@ def test_empty_batch_or_heads(device, shape):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available() or not cuda.ARCHITECTURES, reason="needs a GPU, and the CUDA kernels")
+@pytest.mark.skipif(
+    not torch.cuda.is_available() or not extension.CUDA_ARCHITECTURES, reason="needs a GPU, and the CUDA kernels"
+)
 class TestOnHardware:
     """What an emulation has no part in: graphs, streams, rows that do not begin at multiples of 16 bytes."""
 

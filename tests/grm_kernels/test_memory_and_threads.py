@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from grm_kernels import cpu
+from grm_kernels import cpu, extension
 from tests.grm_kernels.problems import make_problem, solve
 
 # Peak resident memory of one forward and backward pass with the policy's gradient over what the process had before.
@@ -51,7 +51,7 @@ def test_memory_grows_with_n_not_its_square():
     assert peak_growth(n // 4, "reference") > 2 * matrix / 16
 
 
-@pytest.mark.skipif(not cpu.instruction_sets(), reason=str(cpu.unavailable))
+@pytest.mark.skipif(not cpu.instruction_sets(), reason=str(extension.unavailable))
 @pytest.mark.parametrize("heads", [1, 5], ids=["blocks", "heads"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_threads_do_not_change_the_result(heads, dtype):
