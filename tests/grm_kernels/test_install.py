@@ -83,6 +83,11 @@ def test_wheel_runs_from_an_empty_folder(checkout, tmp_path):
     assert "the default" in run("grm", "presets", cwd=empty, PYTHONPATH=str(site))
     script.write_text("import grm; print(grm.load_model().config.encoder.width, grm.__file__)")
     assert run("example", cwd=empty, PYTHONPATH=f"{site}{os.pathsep}{empty}").startswith(f"192 {site}")
+    # The source folder has the package too, without compiled kernels, and comes first there.
+    report = run("grm_kernels", cwd=checkout, PYTHONPATH=str(site))
+    assert f"are installed in {site / 'grm_kernels'}, but the source folder {checkout} hides that package" in report
+    report = run("grm_kernels", cwd=checkout)
+    assert f"the compiled kernels are not built in the source folder {checkout}" in report
 
 
 def test_without_a_compiler_the_reference_serves_and_says_so(checkout, tmp_path):
