@@ -17,7 +17,12 @@ PARALLEL = $(if $(shell $(PYTHON) -c "import xdist" 2>/dev/null && echo there),-
 
 GRM := $(PYTHON) -m grm
 
-.PHONY: demo test test-slow coverage lint docs clean
+# Those that the operator is run with before a release, the oldest first: docs/benchmarks.md, "Versions".
+TORCH_VERSIONS := 2.11.0 2.12.1 2.13.0 2.14.1 2.15.0
+VERSION ?= $(firstword $(TORCH_VERSIONS))
+OTHER := .venv-torch-$(VERSION)
+
+.PHONY: demo test test-slow test-torch torch-headers coverage lint docs clean
 
 # The operator against its baselines on this machine: a table, and demo/attention_cpu.{json,png}. Then the tracker on a
 # rendered clip with distractors: demo/tracked.mp4, with what every layer makes of the search region below the frame, and
@@ -41,6 +46,25 @@ test-slow: $(READY)
 coverage: $(READY)
 	$(PYTHON) -m pytest -m "not slow" --quiet --cov --cov-report=term $(PARALLEL)
 
+# The operator with another torch, in an environment and a copy of the tree of its own: make test-torch VERSION=2.11.0
+test-torch:
+	test -x $(OTHER)/bin/python || python3 -m venv $(OTHER)
+	$(OTHER)/bin/python -m pip install --quiet torch==$(VERSION) hypothesis numpy pytest setuptools
+	rm -rf build/torch-$(VERSION) && mkdir -p build/torch-$(VERSION)
+	git ls-files -z | xargs -0 cp --parents --target-directory=build/torch-$(VERSION)
+	cd build/torch-$(VERSION) && $(CURDIR)/$(OTHER)/bin/python setup.py --quiet build_ext --inplace
+	cd build/torch-$(VERSION) && $(CURDIR)/$(OTHER)/bin/python -m grm_kernels
+	cd build/torch-$(VERSION) && $(CURDIR)/$(OTHER)/bin/python -m pytest -m "not slow" tests/grm_kernels
+
+# What tests/grm_kernels/test_versions.py compiles the bindings against. A wheel is thrown away when its headers are out.
+torch-headers: $(TORCH_VERSIONS:%=build/torch-headers/%)
+
+build/torch-headers/%:
+	python3 -m pip download --quiet --no-deps --dest $@.wheel torch==$*
+	python3 -c 'import glob, zipfile; wheel = zipfile.ZipFile(glob.glob("$@.wheel/*.whl")[0]); \
+		wheel.extractall("$@", [name for name in wheel.namelist() if name.startswith("torch/include/")])'
+	rm -r $@.wheel
+
 lint: $(READY)
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
@@ -63,4 +87,4 @@ build/.in-place: $(SOURCES)
 	mkdir -p build && touch $@
 
 clean:
-	rm -rf $(VENV) build demo grm_kernels/_C*.so *.egg-info
+	rm -rf $(VENV) .venv-torch-* build demo grm_kernels/_C*.so *.egg-info

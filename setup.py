@@ -20,9 +20,6 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
 
-# The oldest torch whose stable ABI the binding is written for: 2.11.
-TORCH_TARGET_VERSION = "0x020b000000000000"
-
 COMMON_FLAGS = [
     "-std=c++17",
     "-O3",
@@ -150,10 +147,7 @@ def extensions() -> list[Extension]:
             include_dirs=include_paths(),
             library_dirs=library_paths(),
             libraries=["c10", "torch", "torch_cpu"],
-            define_macros=[
-                ("TORCH_TARGET_VERSION", TORCH_TARGET_VERSION),
-                ("GRM_BUILT_WITH_TORCH", f'"{torch.__version__}"'),
-            ],
+            define_macros=[("GRM_BUILT_WITH_TORCH", f'"{torch.__version__}"')],
             extra_compile_args=COMMON_FLAGS,
             depends=[str(path) for path in sorted([*Path("csrc").rglob("*.h"), *Path("csrc").rglob("*.cu*")])],
             language="c++",

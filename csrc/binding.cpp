@@ -1,9 +1,8 @@
 // Registers the operators of the CPU backend with torch (their schemas are in grm_kernels/ops.py; csrc/cuda/binding.cpp
-// has those of the CUDA backend), on libtorch's stable ABI, so that one build serves every torch from
-// TORCH_TARGET_VERSION on. Build information through pybind11.
+// has those of the CUDA backend). Build information through pybind11, whose headers come first: those of torch 2.11 and
+// 2.12 refuse to be included where TORCH_TARGET_VERSION is defined, as "tensors.h" does.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <torch/csrc/stable/library.h>
 
 #include <algorithm>
 #include <atomic>

@@ -1,6 +1,10 @@
-// Torch's tensors as problems: what the operators of all compiled backends share.
+// Torch's tensors as problems: what the operators of all compiled backends share. Included before any header of torch.
 #pragma once
 
+// The oldest torch whose stable ABI the bindings are written for, 2.11: one build serves every torch from it on.
+#define TORCH_TARGET_VERSION 0x020b000000000000
+
+#include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 

@@ -1,11 +1,11 @@
 // Registers the operators of the CUDA backend with torch. See csrc/binding.cpp.
+#include "../tensors.h"
+
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/accelerator.h>
-#include <torch/csrc/stable/library.h>
 
 #include <tuple>
 
-#include "../tensors.h"
 #include "kernels.h"
 
 namespace grm {
