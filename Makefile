@@ -47,9 +47,10 @@ coverage: $(READY)
 	$(PYTHON) -m pytest -m "not slow" --quiet --cov --cov-report=term $(PARALLEL)
 
 # The operator with another torch, in an environment and a copy of the tree of its own: make test-torch VERSION=2.11.0
+# (The interpreter of Triton 3.6, which comes with torch 2.11, does not run with a later numpy.)
 test-torch:
 	test -x $(OTHER)/bin/python || python3 -m venv $(OTHER)
-	$(OTHER)/bin/python -m pip install --quiet torch==$(VERSION) hypothesis numpy pytest setuptools
+	$(OTHER)/bin/python -m pip install --quiet torch==$(VERSION) hypothesis "numpy<2.4" pytest "setuptools>=77"
 	rm -rf build/torch-$(VERSION) && mkdir -p build/torch-$(VERSION)
 	git ls-files -z | xargs -0 cp --parents --target-directory=build/torch-$(VERSION)
 	cd build/torch-$(VERSION) && $(CURDIR)/$(OTHER)/bin/python setup.py --quiet build_ext --inplace

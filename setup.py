@@ -1,7 +1,8 @@
 """What to compile; everything else is in pyproject.toml.
 
 Environment:
-    CXX: the C++ compiler, GCC 12 or later. Without one the package installs and runs on the reference.
+    CXX: the C++ compiler, GCC 12 or later (it has to know _Float16). Without one the package installs and runs on the
+        reference.
     GRM_KERNELS_BUILD=0: compile nothing.
     GRM_KERNELS_CUDA: compute capabilities to compile the CUDA kernels for, as "8.0 9.0a"; 0 for none. By default those
         of CUDA_ARCHITECTURES that nvcc knows, where there is nvcc and torch is a build with CUDA.
@@ -10,12 +11,14 @@ Environment:
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 from setuptools.errors import CompileError
@@ -46,6 +49,12 @@ def compiler() -> str | None:
     """The C++ compiler to use, None where there is none."""
     command = os.environ.get("CXX", "").split()[:1] or ["c++", "g++", "clang++"]
     return next((path for path in map(shutil.which, command) if path), None)
+
+
+def knows_float16() -> bool:
+    """Whether the compiler in CXX has the type that float16 is converted by: GCC does from 12 on."""
+    command = [*shlex.split(os.environ["CXX"]), "-x", "c++", "-fsyntax-only", "-"]
+    return subprocess.run(command, input="_Float16 half;", capture_output=True, text=True).returncode == 0
 
 
 def nvcc() -> Path | None:
@@ -135,6 +144,13 @@ def extensions() -> list[Extension]:
         print("grm-kernels: no C++ compiler found, installing without compiled kernels", file=sys.stderr)
         return []
     os.environ["CXX"] = os.environ.get("CXX") or compiler()
+    if not knows_float16():
+        print(
+            f"grm-kernels: the C++ compiler {os.environ['CXX']} does not know _Float16 (GCC does from 12 on), "
+            "installing without compiled kernels",
+            file=sys.stderr,
+        )
+        return []
 
     # Imported here: without a compiler torch is not needed to install.
     import torch
@@ -155,4 +171,7 @@ def extensions() -> list[Extension]:
     ]
 
 
+# Before setup() reads pyproject.toml: older versions take its licence, written as PEP 639 says, for a mistake.
+if int(setuptools.__version__.split(".")[0]) < 77:
+    sys.exit(f"grm-kernels: building needs setuptools 77 or later, got {setuptools.__version__}; pip can upgrade it")
 setup(ext_modules=extensions(), cmdclass={"build_ext": BuildKernels})

@@ -13,7 +13,7 @@ def _why_missing(folder: Path, error: ImportError) -> str:
     if error.name != f"{__package__}._C" and "cannot import name '_C'" not in str(error):
         return f"the compiled kernels do not load: {error}"
     if not (folder.parent / "csrc").is_dir():
-        return "the compiled kernels are not installed (there was no C++ compiler, or GRM_KERNELS_BUILD=0)"
+        return "the compiled kernels are not installed (no C++ compiler that knows _Float16, or GRM_KERNELS_BUILD=0)"
     source = f"the source folder {folder.parent}"
     if installed := _installed_elsewhere(folder):
         return (

@@ -60,13 +60,17 @@ def backward(backend: str) -> torch._ops.OpOverload:
     return getattr(torch.ops.grm_kernels, f"{backend}_backward").default
 
 
+#: Device types that autocast knows. (Asked once: torch 2.11 cannot trace the question.)
+_AUTOCAST = frozenset(name for name in ("cpu", "cuda", "xpu", "mps", "mtia") if torch.amp.is_autocast_available(name))
+
+
 def autocast(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """q, k, v in autocast's dtype where it is on for their device, as for torch's own attention; else unchanged.
 
     float64 stays, and so does what is no floating-point tensor: it is reported later.
     """
     device_type = q.device.type
-    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
+    if device_type in _AUTOCAST and torch.is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in (q, k, v))
     return q, k, v

@@ -1,5 +1,6 @@
 """What every test shares: the backends that can run here, and uninitialised memory that is not forgiving."""
 
+import importlib.metadata
 import importlib.util
 import os
 from dataclasses import dataclass
@@ -38,19 +39,42 @@ class Backend:
         return f"{self.name}-{self.instruction_set}" if self.instruction_set else self.name
 
 
-HALF_AND_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
-BACKENDS = [Backend("cpu", "cpu", HALF_AND_FLOAT, name) for name in cpu.instruction_sets()]
-if importlib.util.find_spec("triton"):
+def version(package: str) -> tuple[int, int]:
+    """Major and minor version of an installed package."""
+    major, minor = importlib.metadata.version(package).split(".")[:2]
+    return int(major), int(minor)
+
+
+def why_no_triton() -> str | None:
+    """What keeps Triton's kernels from running here."""
+    if importlib.util.find_spec("triton") is None:
+        return "Triton is not installed"
     if torch.cuda.is_available():
-        BACKENDS.append(Backend("triton", "cuda", HALF_AND_FLOAT))
-    elif os.environ["TRITON_INTERPRET"] == "1":
-        # The interpreter multiplies bfloat16 matrices wrongly.
-        BACKENDS.append(Backend("triton", "cpu", (torch.float32, torch.float16)))
+        return None
+    if os.environ["TRITON_INTERPRET"] != "1":
+        return "Triton's interpreter is switched off"
+    if version("triton") < (3, 7) and version("numpy") >= (2, 4):
+        return "the interpreter of Triton before 3.7 fails with numpy 2.4 or later"
+    return None
 
 
-@pytest.fixture(
-    params=[pytest.param(b, marks=pytest.mark.gpu if b.device == "cuda" else ()) for b in BACKENDS], ids=str
-)
+WHY_NO_TRITON = why_no_triton()
+HALF_AND_FLOAT = (torch.float32, torch.bfloat16, torch.float16)
+# The interpreter multiplies bfloat16 matrices wrongly.
+ON_GPU = Backend("triton", "cuda", HALF_AND_FLOAT)
+TRITON = ON_GPU if torch.cuda.is_available() else Backend("triton", "cpu", (torch.float32, torch.float16))
+BACKENDS = [*(Backend("cpu", "cpu", HALF_AND_FLOAT, name) for name in cpu.instruction_sets()), TRITON]
+
+
+def marks_of(backend: Backend) -> list[pytest.MarkDecorator]:
+    """What a test of a backend is marked with: it needs a GPU, or cannot run here."""
+    marks = [pytest.mark.gpu] if backend.device == "cuda" else []
+    if backend is TRITON and WHY_NO_TRITON:
+        marks.append(pytest.mark.skip(reason=WHY_NO_TRITON))
+    return marks
+
+
+@pytest.fixture(params=[pytest.param(b, marks=marks_of(b)) for b in BACKENDS], ids=str)
 def backend(request):
     """Every backend that can run on this machine, the CPU once for every instruction set that it has."""
     if request.param.instruction_set is None:

@@ -90,8 +90,14 @@ def test_wheel_runs_from_an_empty_folder(checkout, tmp_path):
     assert f"the compiled kernels are not built in the source folder {checkout}" in report
 
 
-def test_without_a_compiler_the_reference_serves_and_says_so(checkout, tmp_path):
-    site = install(checkout, PATH=str(tmp_path / "nothing"), CXX="")
+@pytest.mark.parametrize("compiler", ["none", "without _Float16"])
+def test_without_a_compiler_the_reference_serves_and_says_so(checkout, tmp_path, compiler):
+    path = ""
+    if compiler != "none":
+        path = tmp_path / "g++-11"
+        path.write_text("#!/bin/sh\necho \"error: '_Float16' does not name a type\" >&2\nexit 1\n")
+        path.chmod(0o755)
+    site = install(checkout, PATH=str(tmp_path / "nothing"), CXX=str(path))
     report = run("grm_kernels", cwd=tmp_path, PYTHONPATH=str(site))
     assert "compiled kernels are not installed" in report
     assert "reference yes" in report
@@ -99,3 +105,14 @@ def test_without_a_compiler_the_reference_serves_and_says_so(checkout, tmp_path)
     script.write_text(EXAMPLE)
     warning = run("example", cwd=tmp_path, PYTHONPATH=f"{site}{os.pathsep}{tmp_path}")
     assert "tensors on the CPU are served by the slow reference" in warning
+
+
+def test_an_old_setuptools_is_named(checkout):
+    """What it would say itself is that the licence is invalid."""
+    script = checkout / "build_with_old.py"
+    script.write_text("import setuptools\nsetuptools.__version__ = '68.2.2'\nexec(open('setup.py').read())\n")
+    result = subprocess.run([sys.executable, script, "--version"], cwd=checkout, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        "grm-kernels: building needs setuptools 77 or later, got 68.2.2; pip can upgrade it"
+    )

@@ -8,11 +8,11 @@ import torch
 
 from grm_kernels import category_attention, category_order, explain
 from grm_kernels.triton import config
-from tests.conftest import BACKENDS
+from tests.conftest import TRITON as BACKEND
+from tests.conftest import WHY_NO_TRITON
 from tests.grm_kernels.problems import MIXED, NO_A, assert_agrees, make_categories, make_problem, solve
 
-BACKEND = next((backend for backend in BACKENDS if backend.name == "triton"), None)
-pytestmark = pytest.mark.skipif(BACKEND is None, reason="Triton is not installed, or the interpreter is switched off")
+pytestmark = pytest.mark.skipif(WHY_NO_TRITON is not None, reason=str(WHY_NO_TRITON))
 
 
 def run(code: str, **kwargs) -> str:
