@@ -55,6 +55,12 @@ void set_instruction_set(const std::string& name) {
   throw std::invalid_argument("unknown instruction set " + name);
 }
 
+// The largest of `count` categories at an address, 0 of none. (Asked with every call; torch's max takes longer.)
+int largest_category(uintptr_t address, int64_t count) {
+  const uint8_t* const categories = reinterpret_cast<const uint8_t*>(address);
+  return count ? *std::max_element(categories, categories + count) : 0;
+}
+
 // ---- the CPU backend ----
 
 struct Free {
@@ -67,15 +73,18 @@ std::unique_ptr<void, Free> workspace(size_t bytes) {
   return std::unique_ptr<void, Free>(p);
 }
 
-std::tuple<Tensor, Tensor> cpu_forward(Tensor q, Tensor k, Tensor v, std::optional<Tensor> categories,
-                                       std::optional<Tensor> soft_policy, double scale) {
-  STD_TORCH_CHECK(q.is_cpu(), "grm_kernels: q is not on the CPU");
-  for (Tensor* t : {&q, &k, &v}) *t = with_adjacent_channels(*t);
-  categories = contiguous(categories);
-  soft_policy = contiguous(soft_policy);
-  const Tensor out = empty_like_output(q);
-  const Tensor lse = torch::stable::new_empty(q, {q.size(0), q.size(1), q.size(2)}, ScalarType::Float);
-  const ForwardProblem problem = problem_of(q, k, v, out, lse, categories, soft_policy, scale);
+using Categories = std::optional<Tensor>;  // (B, N) uint8
+using Policy = std::optional<Tensor>;      // (B, N, 3) float32
+
+// out and lse. `like` is a tensor of the projections.
+std::tuple<Tensor, Tensor> forward(const Projections& p, const Tensor& like, Categories categories, Policy soft_policy,
+                                   double scale) {
+  STD_TORCH_CHECK(like.is_cpu(), "grm_kernels: q is not on the CPU");
+  categories = without_gaps(categories);
+  soft_policy = without_gaps(soft_policy);
+  const Tensor out = empty_tokens(like, p.batch, p.heads, p.tokens, p.channels);
+  const Tensor lse = empty_lse(like, p.batch, p.heads, p.tokens);
+  const ForwardProblem problem = problem_of(p, like, out, lse, categories, soft_policy, scale);
   const cpu::Kernels& use = *kernels.load();
 
   // A head is one piece of work; with fewer heads than threads its query blocks are dealt out too.
@@ -96,6 +105,7 @@ std::tuple<Tensor, Tensor> cpu_forward(Tensor q, Tensor k, Tensor v, std::option
 
 // (B, H, N, 2) to columns T and S of (B, N, 3), summed over heads in their order.
 void reduce_policy_partials(const float* partials, const ForwardProblem& f, float* grad_policy) {
+  std::fill_n(grad_policy, f.batch * f.tokens * 3, 0.0f);
   for (int64_t b = 0; b < f.batch; ++b)
     for (int64_t h = 0; h < f.heads; ++h)
       for (int64_t n = 0; n < f.tokens; ++n)
@@ -103,36 +113,69 @@ void reduce_policy_partials(const float* partials, const ForwardProblem& f, floa
           grad_policy[(b * f.tokens + n) * 3 + c] += partials[((b * f.heads + h) * f.tokens + n) * 2 + c];
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> cpu_backward(Tensor grad_out, Tensor grad_lse, Tensor q, Tensor k, Tensor v,
-                                                        Tensor out, Tensor lse, std::optional<Tensor> categories,
-                                                        std::optional<Tensor> soft_policy, double scale,
-                                                        bool policy_grad) {
-  STD_TORCH_CHECK(q.is_cpu(), "grm_kernels: q is not on the CPU");
-  for (Tensor* t : {&grad_out, &q, &k, &v, &out}) *t = with_adjacent_channels(*t);
-  for (Tensor* t : {&grad_lse, &lse}) *t = torch::stable::contiguous(*t);
-  categories = contiguous(categories);
-  soft_policy = contiguous(soft_policy);
-  const Tensor grad_q = empty_like_output(q), grad_k = empty_like_output(q), grad_v = empty_like_output(q);
-  const int64_t batch = q.size(0), heads = q.size(1), tokens = q.size(2);
-  const Tensor partials =
-      torch::stable::new_empty(q, {policy_grad ? batch : 0, heads, tokens, 2}, ScalarType::Float);
-  Tensor grad_policy = policy_grad ? torch::stable::new_zeros(q, {batch, tokens, 3}, ScalarType::Float)
-                                   : torch::stable::new_empty(q, {0}, ScalarType::Float);
-  const BackwardProblem problem = problem_of(q, k, v, out, lse, categories, soft_policy, scale, grad_out, grad_lse,
-                                             grad_q, grad_k, grad_v, partials);
+// Fills `grads`, returns the policy's.
+Tensor backward(const Projections& p, const Tensor& like, Tensor grad_out, std::optional<Tensor> grad_lse, Tensor out,
+                Tensor lse, Categories categories, Policy soft_policy, double scale, bool policy_grad,
+                const Projections& grads) {
+  STD_TORCH_CHECK(like.is_cpu(), "grm_kernels: q is not on the CPU");
+  for (Tensor* t : {&grad_out, &out}) *t = with_adjacent_channels(*t);
+  lse = without_gaps(lse);
+  grad_lse = without_gaps(grad_lse);
+  categories = without_gaps(categories);
+  soft_policy = without_gaps(soft_policy);
+  const Tensor partials = empty_partials(like, policy_grad, p.batch, p.heads, p.tokens);
+  const Tensor grad_policy = empty_grad_policy(like, policy_grad, p.batch, p.tokens);
+  const BackwardProblem problem = problem_of(problem_of(p, like, out, lse, categories, soft_policy, scale), like,
+                                             grad_out, grad_lse, grads, partials);
   const cpu::Kernels& use = *kernels.load();
-  torch::stable::parallel_for(0, batch * heads, 1, [&](int64_t begin, int64_t end) {
+  torch::stable::parallel_for(0, p.batch * p.heads, 1, [&](int64_t begin, int64_t end) {
     const auto memory = workspace(use.backward_workspace(problem));
-    for (int64_t i = begin; i < end; ++i) use.backward(problem, i / heads, i % heads, memory.get());
+    for (int64_t i = begin; i < end; ++i) use.backward(problem, i / p.heads, i % p.heads, memory.get());
   });
   if (policy_grad)
     reduce_policy_partials(problem.policy_partials, problem.forward, static_cast<float*>(grad_policy.data_ptr()));
+  return grad_policy;
+}
+
+std::tuple<Tensor, Tensor> cpu_forward(Tensor q, Tensor k, Tensor v, Categories categories, Policy soft_policy,
+                                       double scale) {
+  for (Tensor* t : {&q, &k, &v}) *t = with_adjacent_channels(*t);
+  return forward(projections_of(q, k, v), q, categories, soft_policy, scale);
+}
+
+std::tuple<Tensor, Tensor> cpu_forward_packed(Tensor qkv, Categories categories, Policy soft_policy, double scale) {
+  qkv = with_adjacent_channels(qkv);
+  return forward(projections_of(qkv), qkv, categories, soft_policy, scale);
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> cpu_backward(Tensor grad_out, std::optional<Tensor> grad_lse, Tensor q,
+                                                        Tensor k, Tensor v, Tensor out, Tensor lse,
+                                                        Categories categories, Policy soft_policy, double scale,
+                                                        bool policy_grad) {
+  for (Tensor* t : {&q, &k, &v}) *t = with_adjacent_channels(*t);
+  const Projections p = projections_of(q, k, v);
+  const auto empty = [&] { return empty_tokens(q, p.batch, p.heads, p.tokens, p.channels); };
+  const Tensor grad_q = empty(), grad_k = empty(), grad_v = empty();
+  const Tensor grad_policy = backward(p, q, grad_out, grad_lse, out, lse, categories, soft_policy, scale, policy_grad,
+                                      projections_of(grad_q, grad_k, grad_v));
   return {grad_q, grad_k, grad_v, grad_policy};
+}
+
+std::tuple<Tensor, Tensor> cpu_backward_packed(Tensor grad_out, std::optional<Tensor> grad_lse, Tensor qkv, Tensor out,
+                                               Tensor lse, Categories categories, Policy soft_policy, double scale,
+                                               bool policy_grad) {
+  qkv = with_adjacent_channels(qkv);
+  const Tensor grad_qkv = empty_packed(qkv);
+  const Tensor grad_policy = backward(projections_of(qkv), qkv, grad_out, grad_lse, out, lse, categories, soft_policy,
+                                      scale, policy_grad, projections_of(grad_qkv));
+  return {grad_qkv, grad_policy};
 }
 
 STABLE_TORCH_LIBRARY_IMPL(grm_kernels, CPU, m) {
   m.impl("cpu_forward", TORCH_BOX(&cpu_forward));
   m.impl("cpu_backward", TORCH_BOX(&cpu_backward));
+  m.impl("cpu_forward_packed", TORCH_BOX(&cpu_forward_packed));
+  m.impl("cpu_backward_packed", TORCH_BOX(&cpu_backward_packed));
 }
 
 }  // namespace
@@ -144,6 +187,7 @@ PYBIND11_MODULE(_C, m) {
 #ifdef GRM_CUDA_ARCHITECTURES
   m.attr("cuda_architectures") = GRM_CUDA_ARCHITECTURES;
 #endif
+  m.def("largest_category", largest_category);
   m.def("instruction_sets", instruction_sets);
   m.def("instruction_set", [] { return kernels.load()->name; });
   m.def("set_instruction_set", set_instruction_set);

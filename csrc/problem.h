@@ -51,7 +51,7 @@ struct ForwardProblem {
 struct BackwardProblem {
   ForwardProblem forward;  // out and lse are inputs here
   Tokens grad_out, grad_q, grad_k, grad_v;
-  const float* grad_lse;  // (B, H, N)
+  const float* grad_lse;  // (B, H, N); null for zeros
 
   // (B, H, N, 2): what every head adds to the gradient of columns T and S of the policy; null if none is wanted.
   float* policy_partials;

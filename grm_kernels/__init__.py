@@ -1,6 +1,7 @@
 """Fused attention among three categories of tokens, after GRM (CVPR 2023). See `category_attention`."""
 
-from .attention import category_attention
+from . import counting as counting
+from .attention import category_attention, category_attention_packed
 from .categories import Category, category_order
 from .dispatch import explain
 from .reference import masked_attention, separate_attention
@@ -10,6 +11,7 @@ __all__ = [
     "Category",
     "__version__",
     "category_attention",
+    "category_attention_packed",
     "category_order",
     "explain",
     "masked_attention",

@@ -1,4 +1,7 @@
-"""The gradient of the operator: an autograd Function over the registered forward and backward operators."""
+"""The gradient of the operator: autograd Functions over the registered forward and backward operators.
+
+Tokens are q, k, v, or one qkv: see ops.py.
+"""
 
 import torch
 from torch import Tensor
@@ -6,33 +9,74 @@ from torch import Tensor
 from . import ops
 
 
+def _forward(categories, policy, soft, scale, backend, *tokens) -> tuple[Tensor, Tensor]:
+    soft_policy = policy.detach().float() if soft else None
+    return ops.forward(backend, len(tokens) == 1)(*tokens, categories, soft_policy, scale)
+
+
+def _save(ctx, inputs, output) -> None:
+    categories, policy, soft, scale, backend, *tokens = inputs
+    ctx.save_for_backward(*tokens, *output, categories, policy.detach().float() if soft else None)
+    ctx.scale = scale
+    ctx.backend = backend
+    ctx.policy_dtype = None if policy is None else policy.dtype
+
+
 class CategoryAttention(torch.autograd.Function):
-    """(q, k, v, categories, policy, soft, scale, backend) to (out, lse), arguments checked by `category_attention`."""
+    """(categories, policy, soft, scale, backend, *tokens) to (out, lse), checked by `category_attention`."""
 
     @staticmethod
-    def forward(ctx, q, k, v, categories, policy, soft, scale, backend):
+    def forward(ctx, *inputs):
         """Runs the backend's forward operator; the policy's value is read only if `soft`."""
-        soft_policy = policy.detach().float() if soft else None
-        out, lse = ops.forward(backend)(q, k, v, categories, soft_policy, scale)
-        ctx.save_for_backward(q, k, v, categories, soft_policy, out, lse)
-        ctx.scale = scale
-        ctx.backend = backend
-        ctx.policy_dtype = None if policy is None else policy.dtype
-        return out, lse
+        output = _forward(*inputs)
+        _save(ctx, inputs, output)
+        ctx.set_materialize_grads(False)  # nobody asks for the gradient of most lse
+        return output
 
     @staticmethod
-    def backward(ctx, grad_out: Tensor, grad_lse: Tensor):
-        """Gradients of q, k, v and of the policy, which cannot be differentiated again."""
+    def backward(ctx, grad_out: Tensor | None, grad_lse: Tensor | None):
+        """Gradients of the policy and of the tokens, which cannot be differentiated again."""
+        *tokens, out, lse, categories, soft_policy = ctx.saved_tensors
+        if grad_out is None:
+            grad_out = torch.zeros_like(out)
+        policy_grad = ctx.needs_input_grad[1]
+        arguments = (grad_out, grad_lse, *tokens, out, lse, categories, soft_policy, ctx.scale, policy_grad)
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            # `once_differentiable` would let a second derivative pass that reaches q, k, v alone, without their part.
-            raise RuntimeError(
-                f"category_attention: the gradient of backend {ctx.backend!r} was asked for with create_graph=True, "
-                'but it is not differentiable; that of backend="reference" is'
-            )
-        q, k, v, categories, soft_policy, out, lse = ctx.saved_tensors
-        policy_grad = ctx.needs_input_grad[4]
-        grad_q, grad_k, grad_v, grad_policy = ops.backward(ctx.backend)(
-            grad_out, grad_lse, q, k, v, out, lse, categories, soft_policy, ctx.scale, policy_grad
-        )
+            *grads, grad_policy = Gradient.apply(ctx.backend, *arguments)
+        else:
+            *grads, grad_policy = ops.backward(ctx.backend, len(tokens) == 1)(*arguments)
         grad_policy = grad_policy.to(ctx.policy_dtype) if policy_grad else None
-        return grad_q, grad_k, grad_v, None, grad_policy, None, None, None
+        return None, grad_policy, None, None, None, *grads
+
+
+class Transformable(torch.autograd.Function):
+    """`CategoryAttention` in the form that torch.func asks for, which takes longer to call."""
+
+    generate_vmap_rule = True
+    forward = staticmethod(_forward)
+    setup_context = staticmethod(_save)
+    backward = CategoryAttention.backward
+
+
+class Gradient(torch.autograd.Function):
+    """The backward operator where a graph of the gradient is made: it may stand there, but not be differentiated."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(backend, *arguments):
+        """(backend, arguments of the backward operator) to its results."""
+        return ops.backward(backend, len(arguments) == 9)(*arguments)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output) -> None:
+        """Keeps the backend's name."""
+        ctx.backend = inputs[0]
+
+    @staticmethod
+    def backward(ctx, *grads):
+        """Refuses: `once_differentiable` would let what reaches q, k, v alone pass without their part."""
+        raise RuntimeError(
+            f"category_attention: the gradient of backend {ctx.backend!r} was to be differentiated once more, but that "
+            'of backend="reference" alone can be'
+        )

@@ -29,8 +29,9 @@ def choose(q: Tensor, backend: str | None, *, needs_grad: bool, soft: bool = Fal
 
     """
     if backend is None:
-        order = _preference(q, needs_grad)
-        return next(name for name in order if not BACKENDS[name](q, needs_grad=needs_grad, soft=soft))
+        for name in _preference(q, needs_grad):
+            if not BACKENDS[name](q, needs_grad=needs_grad, soft=soft):
+                return name
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected None or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
     reasons = BACKENDS[backend](q, needs_grad=needs_grad, soft=soft)

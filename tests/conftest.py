@@ -23,6 +23,9 @@ os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
 # What torch asks for its own products on a GPU where algorithms have to be deterministic; see `poison`.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
+# What the compiled kernels' outputs are filled with before they run; `poison` does the same for all other memory.
+os.environ["GRM_KERNELS_POISON"] = "1"
+
 from grm_kernels import cpu
 
 

@@ -8,6 +8,9 @@ namespace {
 
 using grm::kLog2Saturation;
 
+// Of E where 0 < M < 1: E is at most 1 / M, but has to stay finite whatever lse was rounded to.
+constexpr float kLargestExponent = 126.0f;
+
 template <int kPack>
 struct BackwardBuffers {
   HeadBuffers head;
@@ -67,7 +70,8 @@ inline void grad_scores(float* p, float* ds, int64_t count, const float* lse, co
 #pragma GCC unroll 2
     for (int c = 0; c < kTileVecs; ++c) {
       const int64_t at = j * kLanes + c * kWidth;
-      const Vec probability = exp2(load(p + at) - load(lse + c * kWidth));
+      // Of scores above 2^24 lse is so coarse that a probability would come out above 1, even infinite.
+      const Vec probability = exp2(min(Vec{}, load(p + at) - load(lse + c * kWidth)));
       store(p + at, probability);
       store(ds + at, probability * (load(ds + at) - load(delta + c * kWidth)));
     }
@@ -77,7 +81,7 @@ inline void grad_scores(float* p, float* ds, int64_t count, const float* lse, co
 template <bool kPolicy>
 inline void weighted_grad_scores(float* p, float* ds, int64_t count, const float* lse, const float* delta,
                                  const PairWeights& weights, PolicySums& queries, float* key_sum_t, float* key_sum_s) {
-  const Vec saturation = broadcast(kLog2Saturation);
+  const Vec saturation = broadcast(kLog2Saturation), largest = broadcast(kLargestExponent);
   for (int64_t j = 0; j < count; ++j) {
     Vec over_t = {}, over_s = {};
 #pragma GCC unroll 2
@@ -85,7 +89,8 @@ inline void weighted_grad_scores(float* p, float* ds, int64_t count, const float
       const int64_t at = j * kLanes + c * kWidth;
       const Vec m = weights.at(j, c);
       const Vec exponent = load(p + at) - load(lse + c * kWidth);
-      const Vec e = exp2(m <= 0.0f ? min(saturation, exponent) : exponent);
+      const Vec bound = m >= 1.0f ? Vec{} : m <= 0.0f ? saturation : largest;
+      const Vec e = exp2(min(bound, exponent));
       const Vec dm = e * (load(ds + at) - load(delta + c * kWidth));
       store(p + at, m * e);
       store(ds + at, m * dm);
@@ -144,7 +149,7 @@ void backward_head(const BackwardProblem& problem, int64_t image, int64_t head, 
       read_words<1>(row_of(problem.grad_out, f.dtype, image, head, token), f.dtype, f.channels, e.channels, w.row_b);
       Vec dot = {};
       for (int64_t d = 0; d < e.channels; d += kWidth) dot += load(w.row_a + d) * load(w.row_b + d);
-      w.delta[i] = sum(dot) - problem.grad_lse[vector + token];
+      w.delta[i] = sum(dot) - (problem.grad_lse ? problem.grad_lse[vector + token] : 0.0f);
       w.lse[i] = f.lse[vector + token] * kLog2E;
     }
 

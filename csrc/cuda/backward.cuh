@@ -69,7 +69,8 @@ GRM_DEVICE void compute_delta(const BackwardProblem& problem, const Order& order
     GRM_UNROLL for (int mask = 1; mask < kLanesOfRow; mask *= 2) sum += shuffle_xor(sum, mask);
     if (index == 0 && rank < rows) {
       const float row_lse = exists ? global_load<float>(problem.forward.lse + vector + token) : 0.0f;
-      const float row_grad_lse = exists ? global_load<float>(problem.grad_lse + vector + token) : 0.0f;
+      const bool given = exists && problem.grad_lse;
+      const float row_grad_lse = given ? global_load<float>(problem.grad_lse + vector + token) : 0.0f;
       shared_store(ranks + 8 * rank, row_lse * kLog2E);
       shared_store(ranks + 8 * rank + 4, sum - row_grad_lse);
     }
@@ -163,8 +164,8 @@ GRM_DEVICE void grad_scores(QueryRows<D>& x, const Places<D>& places, const Orde
   // Now s becomes E_ij = exp(S_ij - lse_i) and dp becomes dM_ij = E_ij (dP_ij - Delta_i).
   GRM_UNROLL for (int n = 0; n < 2; ++n) GRM_UNROLL for (int i = 0; i < 4; ++i) {
     const float exponent = s[n][i] * scale - x.lse[i / 2];
-    // The exponent of an allowed pair is far below the bound.
-    s[n][i] = exp2(kPolicy ? minimum_or_nan(exponent, kLog2Saturation) : exponent);
+    // The exponent of an allowed pair is 0 at most, but for the rounding of lse.
+    s[n][i] = exp2(minimum_or_nan(exponent, kPolicy ? kLog2Saturation : 0.0f));
     dp[n][i] = s[n][i] * (dp[n][i] - x.delta[i / 2]);
   }
   if (seen) {
@@ -214,7 +215,7 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
   const int tokens = static_cast<int>(f.tokens);
   const int rows = (tokens + kChunk - 1) / kChunk * kChunk;  // of keys
   const Shared memory = shared_memory();
-  const Order order = sort_tokens(f.categories + image * tokens, tokens, memory + Layout::order);
+  const Order order = sort_tokens(f.categories + int64_t{image} * tokens, tokens, memory + Layout::order);
 
   const Tile<D> keys = {memory + Layout::keys}, values = {memory + Layout::values};
   gather_rows(keys, 0, head_of(f.k, image, head), order, 0, rows, kThreads);
@@ -360,18 +361,18 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
 }
 
 // grad_policy (B, N, 3) is the sum of the partials of all heads in their order, and 0 for A. A thread for every token.
-GRM_KERNEL(kPolicyThreads, 1) policy_kernel(const float* partials, float* grad_policy, int64_t batch, int64_t heads,
-                                            int64_t tokens) {
-  const int64_t index = int64_t{block_index()} * kPolicyThreads + thread_index();
+GRM_KERNEL(kPolicyThreads, 1) policy_kernel(const float* partials, float* grad_policy, int batch, int heads,
+                                            int tokens) {
+  const int index = block_index() * kPolicyThreads + thread_index();
   if (index >= batch * tokens) return;
-  const int64_t image = index / tokens, token = index % tokens;
+  const int image = index / tokens, token = index % tokens;
   float p = 0, s = 0;
-  for (int64_t head = 0; head < heads; ++head) {
-    const float* partial = partials + 2 * ((image * heads + head) * tokens + token);
+  for (int head = 0; head < heads; ++head) {
+    const float* partial = partials + 2 * ((int64_t{image} * heads + head) * tokens + token);
     p += global_load<float>(partial);
     s += global_load<float>(partial + 1);
   }
-  float* const target = grad_policy + 3 * index;
+  float* const target = grad_policy + 3 * int64_t{index};
   global_store(target, p);
   global_store(target + 1, s);
   global_store(target + 2, 0.0f);

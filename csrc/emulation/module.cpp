@@ -103,7 +103,8 @@ Sites backward(const Problem& p, const Memories& m, const cuda::Device& device, 
   const bool policy = m.count("grad_policy");
   const BackwardProblem problem = {
       forward_problem(p, m), m.at("grad_out").tokens(), m.at("grad_q").tokens(), m.at("grad_k").tokens(),
-      m.at("grad_v").tokens(), m.at("grad_lse").as<const float>(), policy ? m.at("partials").as<float>() : nullptr};
+      m.at("grad_v").tokens(), m.count("grad_lse") ? m.at("grad_lse").as<const float>() : nullptr,
+      policy ? m.at("partials").as<float>() : nullptr};
   check(problem.forward, device, true);
   Launches launches(options, m);
   // The partial sums are written by one kernel and read by the next.

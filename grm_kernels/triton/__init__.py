@@ -45,12 +45,26 @@ def _forward(*args):
     return forward.forward(*args)
 
 
-def _backward(*args):
+def _forward_packed(qkv, *args):
+    return _forward(*ops.unpack(qkv), *args)
+
+
+def _backward(grad_out, grad_lse, q, *args):
     from . import backward
 
-    return backward.backward(*args)
+    grads = [ops.empty_like_output(q) for _ in range(3)]
+    return *grads, backward.backward(grads, grad_out, grad_lse, q, *args)
+
+
+def _backward_packed(grad_out, grad_lse, qkv, *args):
+    from . import backward
+
+    grad_qkv = torch.empty(qkv.shape, dtype=qkv.dtype, device=qkv.device)
+    return grad_qkv, backward.backward(ops.unpack(grad_qkv), grad_out, grad_lse, *ops.unpack(qkv), *args)
 
 
 for _key in ("CUDA", "CPU"):
     ops.LIBRARY.impl("triton_forward", _forward, _key)
+    ops.LIBRARY.impl("triton_forward_packed", _forward_packed, _key)
     ops.LIBRARY.impl("triton_backward", _backward, _key)
+    ops.LIBRARY.impl("triton_backward_packed", _backward_packed, _key)

@@ -5,6 +5,8 @@ of rows, of queries (with dout) or of keys (with values), and walks over tiles o
 gradient the tiles of blocked pairs are visited too, for the scores and dP only. See docs/attention.md.
 """
 
+from collections.abc import Sequence
+
 import torch
 import triton
 import triton.language as tl
@@ -17,6 +19,8 @@ from .tiles import load_rows, load_tokens, policy_columns, sees, soft_weights, s
 
 _LOG2_E = tl.constexpr(constants.LOG2_E)
 _LOG2_SATURATION = tl.constexpr(constants.LOG2_SATURATION)
+# Of E where 0 < M < 1: E is at most 1 / M, but has to stay finite whatever lse was rounded to.
+_LARGEST_EXPONENT = tl.constexpr(126.0)
 
 # Rows of one program of the prologue and of the sum over heads.
 _ROWS = 64
@@ -24,7 +28,7 @@ _ROWS = 64
 _PLANES = tl.constexpr(4)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])  # else B of 1, and B that divide by 16, would be compiled for each
 def prologue_kernel(
     out, out_b, out_h, out_n,
     grad_out, grad_out_b, grad_out_h, grad_out_n,
@@ -48,15 +52,17 @@ def prologue_kernel(
         exists = token < N
         o = load_rows(out + b * out_b + h * out_h, token, out_n, exists, D, BD, True)  # [ROWS, BD]
         do = load_rows(grad_out + b * grad_out_b + h * grad_out_h, token, grad_out_n, exists, D, BD, True)
-        dlse = tl.load(grad_lse + head * N + token, mask=exists, other=0.0)
-        tl.store(delta + head * N + token, tl.sum(o.to(tl.float32) * do.to(tl.float32), 1) - dlse, mask=exists)
+        result = tl.sum(o.to(tl.float32) * do.to(tl.float32), 1)
+        if grad_lse is not None:
+            result -= tl.load(grad_lse + head * N + token, mask=exists, other=0.0)
+        tl.store(delta + head * N + token, result, mask=exists)
 
 
 @triton.jit
 def sweep(
     own_a, own_a_n, own_b, own_b_n, other_a, other_a_n, other_b, other_b_n,
     grad_a, grad_b, partials, lse, delta, sorted_tokens, bounds, policy,
-    first, H, N, scale,
+    first, N, grad_n, scale,
     OWN_KEYS: tl.constexpr, D: tl.constexpr, BD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     SOFT: tl.constexpr, POLICY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -111,10 +117,14 @@ def sweep(
                     seen = ((weights > 0) | (weights != weights)) & there[None, :]
                 elif POLICY or phase != 1:
                     seen = sees(rank, other, n_t, n_ta, N)
-                if POLICY:
-                    bounded = tl.minimum(exponent, _LOG2_SATURATION, propagate_nan=tl.PropagateNan.ALL)
-                    # With categories an exponent above the bound belongs to a blocked pair anyway.
-                    exponent = tl.where(seen, exponent, bounded) if SOFT else bounded
+                # The exponent of an allowed pair is 0 at most where M = 1, but for the rounding of lse.
+                if SOFT:
+                    bound = tl.where(seen, _LARGEST_EXPONENT, _LOG2_SATURATION)
+                elif POLICY:
+                    bound = tl.where(seen, 0.0, _LOG2_SATURATION)
+                else:
+                    bound = tl.zeros([BLOCK, TILE], tl.float32)
+                exponent = tl.minimum(exponent, bound, propagate_nan=tl.PropagateNan.ALL)
                 e = tl.exp2(exponent)
                 dm = e * (dp - row_delta)
                 if POLICY:
@@ -132,9 +142,9 @@ def sweep(
                     if OWN_KEYS:
                         acc_b = tl.dot(e.to(a.dtype), b_other, acc_b, input_precision=PRECISION)
 
-    store_rows(grad_a, token, H * D, exists, acc_a * (scale / _LOG2_E), D, BD)
+    store_rows(grad_a, token, grad_n, exists, acc_a * (scale / _LOG2_E), D, BD)
     if OWN_KEYS:
-        store_rows(grad_b, token, H * D, exists, acc_b, D, BD)
+        store_rows(grad_b, token, grad_n, exists, acc_b, D, BD)
     if POLICY:
         planes = partials + (2 * N if OWN_KEYS else 0)
         tl.store(planes + token, sum_s, mask=exists)
@@ -147,7 +157,7 @@ def backward_kernel(
     q, q_b, q_h, q_n,
     k, k_b, k_h, k_n,
     v, v_b, v_h, v_n,
-    grad_q, grad_k, grad_v, partials, lse, delta, sorted_tokens, bounds, policy,
+    grad_q, grad_k, grad_v, grad_b, grad_h, grad_n, partials, lse, delta, sorted_tokens, bounds, policy,
     H, N, scale,
     D: tl.constexpr, BD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     SOFT: tl.constexpr, POLICY: tl.constexpr, PRECISION: tl.constexpr,
@@ -161,7 +171,7 @@ def backward_kernel(
     q += b * q_b + h * q_h
     k += b * k_b + h * k_h
     v += b * v_b + h * v_h
-    result = b * N * H * D + h * D
+    result = b * grad_b + h * grad_h
     lse += head * N
     delta += head * N
     if POLICY:
@@ -175,14 +185,14 @@ def backward_kernel(
         sweep(
             k, k_n, v, v_n, q, q_n, grad_out, grad_out_n,
             grad_k + result, grad_v + result, partials, lse, delta, sorted_tokens, bounds, policy,
-            block * BLOCK, H, N, scale,
+            block * BLOCK, N, grad_n, scale,
             True, D, BD, BLOCK, TILE, SOFT, POLICY, PRECISION,
         )  # fmt: skip
     else:
         sweep(
             q, q_n, grad_out, grad_out_n, k, k_n, v, v_n,
             grad_q + result, None, partials, lse, delta, sorted_tokens, bounds, policy,
-            (block - blocks) * BLOCK, H, N, scale,
+            (block - blocks) * BLOCK, N, grad_n, scale,
             False, D, BD, BLOCK, TILE, SOFT, POLICY, PRECISION,
         )  # fmt: skip
 
@@ -207,8 +217,9 @@ def policy_kernel(partials, grad_policy, H, N, ROWS: tl.constexpr):
 
 
 def backward(
+    grads: Sequence[Tensor],
     grad_out: Tensor,
-    grad_lse: Tensor,
+    grad_lse: Tensor | None,
     q: Tensor,
     k: Tensor,
     v: Tensor,
@@ -218,14 +229,13 @@ def backward(
     soft_policy: Tensor | None,
     scale: float,
     policy_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The operator `grm_kernels::triton_backward`: see ops.py."""
+) -> Tensor:
+    """The operator `grm_kernels::triton_backward`: see ops.py. Fills `grads`, which have the same strides."""
     grad_out, q, k, v, out = ops.with_adjacent_channels(grad_out, q, k, v, out)
     b, h, n, d = q.shape
-    grads = [ops.empty_like_output(q) for _ in range(3)]
     grad_policy = torch.empty((b, n, 3) if policy_grad else (0,), dtype=torch.float32, device=q.device)
     if q.numel() == 0:
-        return *grads, grad_policy.zero_()
+        return grad_policy.zero_()
     soft = soft_policy is not None
     kind = config.kind_of(q.dtype)
     tiles = config.configuration("backward", kind, device.capability(q.device), d, n)
@@ -237,7 +247,7 @@ def backward(
         prologue_kernel[((0 if soft else b) + b * h * triton.cdiv(n, _ROWS),)](
             out, *out.stride()[:3],
             grad_out, *grad_out.stride()[:3],
-            grad_lse.contiguous(), delta,
+            None if grad_lse is None else grad_lse.contiguous(), delta,
             categories, *(categories.stride() if not soft else (0, 0)), sorted_tokens, bounds,
             b, h, n,
             D=d, BD=bd, ROWS=_ROWS, CHUNK=order.chunk(n), SOFT=soft,
@@ -247,7 +257,8 @@ def backward(
             q, *q.stride()[:3],
             k, *k.stride()[:3],
             v, *v.stride()[:3],
-            *grads, partials, lse, delta, sorted_tokens, bounds, soft_policy.contiguous() if soft else None,
+            *grads, *grads[0].stride()[:3],
+            partials, lse, delta, sorted_tokens, bounds, soft_policy.contiguous() if soft else None,
             h, n, scale * constants.LOG2_E,
             D=d, BD=bd, BLOCK=tiles.block, TILE=tiles.tile,
             SOFT=soft, POLICY=policy_grad, PRECISION="tf32" if kind == "tf32" else "ieee",
@@ -255,4 +266,4 @@ def backward(
         )  # fmt: skip
         if policy_grad:
             policy_kernel[(b * triton.cdiv(n, _ROWS),)](partials, grad_policy, h, n, ROWS=_ROWS)
-    return *grads, grad_policy
+    return grad_policy

@@ -117,7 +117,9 @@ def compile_case(capability, pass_, d, n, dtype, soft=False, policy=True, tf32=F
         out = torch.empty(b, n, h, d, dtype=dtype, device="meta").transpose(1, 2)
         lse = torch.empty(b, h, n, device="meta")
         kernels = compiled_kernels(
-            lambda: backward.backward(out, lse, q, k, v, out, lse, categories, soft_policy, 0.125, policy)
+            lambda: backward.backward(
+                (out, out, out), out, lse, q, k, v, out, lse, categories, soft_policy, 0.125, policy
+            )
         )
     return [inspect(kernel) for kernel in kernels]
 

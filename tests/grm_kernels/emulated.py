@@ -117,23 +117,43 @@ class Device:
         run = getattr(emulation(), pass_)
         self.sites = run(problem, memories, self.device, self.options, self.less_shared.get(pass_, 0))
 
-    def forward(self, q, k, v, categories, soft_policy, scale):
-        """The operator `grm_kernels::cuda_forward`."""
+    def _forward(self, q, k, v, categories, soft_policy, scale):
         assert soft_policy is None
         out, lse = ops.empty_like_output(q), q.new_empty(q.shape[:3], dtype=torch.float32)
         tensors = {"q": q, "k": k, "v": v, "out": out, "lse": lse, "categories": categories.contiguous()}
         self._run("forward", q, scale, tensors)
         return out, lse
 
-    def backward(self, grad_out, grad_lse, q, k, v, out, lse, categories, soft_policy, scale, policy_grad):
-        """The operator `grm_kernels::cuda_backward`."""
+    def _backward(self, grads, grad_out, grad_lse, q, k, v, out, lse, categories, soft_policy, scale, policy_grad):
+        """Fills `grads`, returns the policy's."""
         assert soft_policy is None
         b, h, n, _ = q.shape
-        grads = {f"grad_{name}": ops.empty_like_output(q) for name in "qkv"}
+        grads = {f"grad_{name}": grad for name, grad in zip("qkv", grads, strict=True)}
         tensors = {"q": q, "k": k, "v": v, "out": out, "lse": lse, "categories": categories.contiguous(), **grads}
-        tensors |= {"grad_out": ops.with_adjacent_channels(grad_out)[0], "grad_lse": grad_lse.contiguous()}
+        tensors |= {"grad_out": ops.with_adjacent_channels(grad_out)[0]}
+        if grad_lse is not None:
+            tensors |= {"grad_lse": grad_lse.contiguous()}
         grad_policy = (torch.empty if q.numel() else torch.zeros)((b, n, 3) if policy_grad else (0,))
         if policy_grad:
             tensors |= {"grad_policy": grad_policy, "partials": torch.empty(b, h, n, 2)}
         self._run("backward", q, scale, tensors)
-        return *grads.values(), grad_policy
+        return grad_policy
+
+    def forward(self, q, k, v, *arguments):
+        """The operator `grm_kernels::cuda_forward`."""
+        return self._forward(q, k, v, *arguments)
+
+    def forward_packed(self, qkv, *arguments):
+        """The operator `grm_kernels::cuda_forward_packed`."""
+        return self._forward(*ops.unpack(qkv), *arguments)
+
+    def backward(self, grad_out, grad_lse, q, *arguments):
+        """The operator `grm_kernels::cuda_backward`."""
+        grads = [ops.empty_like_output(q) for _ in range(3)]
+        return *grads, self._backward(grads, grad_out, grad_lse, q, *arguments)
+
+    def backward_packed(self, grad_out, grad_lse, qkv, *arguments):
+        """The operator `grm_kernels::cuda_backward_packed`."""
+        grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+        grads = ops.unpack(grad_qkv)
+        return grad_qkv, self._backward(grads, grad_out, grad_lse, *ops.unpack(qkv), *arguments)

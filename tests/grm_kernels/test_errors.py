@@ -126,11 +126,6 @@ def test_values_of_a_parameter_are_checked():
         call(replace(GOOD, categories=categories, policy=None))
 
 
-def test_scale_that_is_no_number():
-    with pytest.raises(TypeError, match="scale: expected a number or None, got 'wide'"):
-        call(scale="wide")
-
-
 def test_backend_that_is_no_name():
     with pytest.raises(TypeError, match="backend: expected a name or None, got list"):
         call(backend=["cpu"])

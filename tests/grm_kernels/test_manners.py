@@ -1,0 +1,127 @@
+"""What people do with operators of torch: in-place changes, counting, tracing, mapping, higher derivatives."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils.flop_counter import FlopCounterMode
+
+from grm_kernels import category_attention
+from tests.grm_kernels.problems import make_problem
+
+
+@pytest.mark.parametrize(
+    ("scale", "error"),
+    [
+        (torch.tensor(0.5), TypeError),
+        (torch.nn.Parameter(torch.tensor(0.5)), TypeError),
+        ("1", TypeError),
+        (1j, TypeError),
+        (float("nan"), ValueError),
+        (float("-inf"), ValueError),
+    ],
+    ids=repr,
+)
+def test_a_scale_that_is_no_finite_number_is_refused(scale, error):
+    """A tensor most of all: its gradient would be lost in silence."""
+    problem = make_problem(1, 1, 5, 16)
+    with pytest.raises(error, match="scale: expected a finite number or None, got"):
+        category_attention(problem.q, problem.k, problem.v, problem.categories, scale=scale)
+
+
+@pytest.mark.parametrize("requires_grad", [False, True])
+def test_the_output_may_be_changed_in_place(backend, requires_grad):
+    """As SDPA's: it is no view, and what its gradient needs is then missed, not read wrongly."""
+    problem = make_problem(1, 2, 9, 16, device=backend.device)
+    q = problem.q.clone().requires_grad_(requires_grad)
+    arguments = (q, problem.k, problem.v, problem.categories)
+    expected = category_attention(*arguments, backend=backend.name).detach() + problem.grad_out
+    out = category_attention(*arguments, backend=backend.name)
+    assert not out._is_view()
+    out += problem.grad_out
+    assert torch.equal(out, expected)
+    assert out.transpose(1, 2).reshape(1, 9, 32).data_ptr() == out.data_ptr()
+    if requires_grad:
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            out.sum().backward()
+
+
+@pytest.mark.parametrize("policy", [False, True], ids=["no-policy", "policy"])
+def test_operations_are_counted(backend, policy):
+    """Two products of what is allowed forward; backward five, and two more of what is blocked for the policy."""
+    problem = make_problem(2, 3, 20, 16, policy=policy, device=backend.device)
+    leaves = [x.clone().requires_grad_() for x in (problem.q, problem.k, problem.v)]
+    p = problem.policy.clone().requires_grad_() if policy else None
+    blocked = 2 * 3 * sum(int((c == 0).sum() * (c == 1).sum()) for c in problem.categories)
+    allowed = 2 * 3 * 20 * 20 - blocked
+    with FlopCounterMode(display=False) as counter:
+        out = category_attention(*leaves, problem.categories, p, backend=backend.name)
+    assert counter.get_total_flops() == 2 * 16 * 2 * allowed
+    with FlopCounterMode(display=False) as counter:
+        torch.autograd.grad(out, [*leaves, p] if policy else leaves, problem.grad_out)
+    assert counter.get_total_flops() == 2 * 16 * (5 * allowed + (2 * blocked if policy else 0))
+
+
+@pytest.mark.parametrize("first", ["grm_kernels", "torch.utils.flop_counter"])
+def test_formulas_are_there_whatever_is_imported_first(first):
+    code = f"""
+import torch, {first}, grm_kernels, torch.utils.flop_counter
+print(torch.ops.grm_kernels.cpu_backward_packed in torch.utils.flop_counter.flop_registry)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.stdout.strip() == "True", result.stderr
+
+
+def test_make_fx_follows_real_tensors(backend):
+    problem = make_problem(1, 2, 9, 16, device=backend.device)
+
+    def step(q, categories):
+        q = q.detach().requires_grad_()
+        out = category_attention(q, problem.k, problem.v, categories, backend=backend.name)
+        return out, torch.autograd.grad(out.sum(), q)[0]
+
+    arguments = (problem.q, problem.categories)
+    graph = make_fx(step)(*arguments)
+    assert f"{backend.name}_backward" in graph.code
+    for traced, eager in zip(graph(*arguments), step(*arguments), strict=True):
+        assert torch.equal(traced, eager)
+
+
+def test_a_graph_of_the_gradient_that_passes_attention_by(backend):
+    """With create_graph=True attention's own gradient comes out as always; a second derivative elsewhere is right."""
+    problem = make_problem(1, 1, 5, 16, device=backend.device)
+    q = problem.q.clone().requires_grad_()
+    weight = torch.tensor(2.0, device=backend.device, requires_grad=True)
+    out = category_attention(q, problem.k, problem.v, problem.categories, backend=backend.name)
+    (plain,) = torch.autograd.grad(out.sum(), q, retain_graph=True)
+    grad_q, grad_weight = torch.autograd.grad(out.sum() + weight**3, [q, weight], create_graph=True)
+    assert torch.equal(grad_q, plain)
+    assert torch.autograd.grad(grad_weight, weight)[0] == 12.0
+    with pytest.raises(RuntimeError, match=f"gradient of backend '{backend.name}' was .*once more.*\"reference\""):
+        torch.autograd.grad(grad_q.sum(), q)
+
+
+@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
+def test_kernels_can_be_mapped_over_images(backend, soft):
+    """torch.func.vmap joins the batch: values, and each image's own gradients, keys and values shared."""
+    problem = make_problem(3, 2, 9, 16, soft=soft, device=backend.device)
+    k, v = problem.k[:1], problem.v[:1]
+
+    def attend(q, policy, categories):
+        categories = None if soft else categories.unsqueeze(0)
+        q, policy = q.unsqueeze(0), policy.unsqueeze(0)
+        return category_attention(q, k, v, categories, policy, soft=soft, backend=backend.name)[0]
+
+    def loss(*image):
+        return (attend(*image) ** 2).sum()
+
+    categories = problem.policy.argmax(-1).to(torch.uint8)
+    images = (problem.q, problem.policy, categories)
+    mapped = (torch.func.vmap(attend)(*images), *torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))(*images))
+    for b in range(3):
+        image = [x[b] for x in images]
+        alone = (attend(*image), *torch.func.grad(loss, argnums=(0, 1))(*image))
+        for one, all_images in zip(alone, mapped, strict=True):
+            torch.testing.assert_close(all_images[b], one, rtol=1e-5, atol=1e-6)
