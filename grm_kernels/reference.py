@@ -25,6 +25,12 @@ def interaction_mask(policy: Tensor) -> Tensor:
     return mask + (mask.clamp_min(0) - mask).detach()
 
 
+def _finite_part(x: Tensor) -> tuple[Tensor, Tensor]:
+    """`x` with 0 in place of what is not finite, and where that is."""
+    finite = x.isfinite()
+    return torch.where(finite, x, 0), ~finite
+
+
 def attention(
     q: Tensor,
     k: Tensor,
@@ -37,8 +43,9 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Category attention as defined: P_ij = M_ij exp(S_ij) / sum_l M_il exp(S_il), out = P v, S = scale q k^T.
 
-    Arguments as in `grm_kernels.category_attention`, unchecked. Differentiable twice. The products are computed in the
-    inputs' dtype, the softmax in float32 (float64 for float64 inputs).
+    Arguments as in `grm_kernels.category_attention`, unchecked. Differentiable twice. Scores and softmax are computed
+    in float32 (float64 for float64 inputs), the product with v in the inputs' dtype. What is not finite in a token
+    does not reach those that may not see it.
 
     Returns:
         out: (B, H, N, D) in q's dtype.
@@ -57,14 +64,20 @@ def attention(
     mask = interaction_mask(policy.to(dtype)).unsqueeze(1)  # (B, 1, N, N)
     allowed = mask > 0
 
-    scores = (q @ k.transpose(-1, -2)).to(dtype) * scale
+    # 0 times what is not finite is NaN: such values are left out of products, and NaN is added where they are seen.
+    (q, bad_q), (k, bad_k), (v, bad_v) = (_finite_part(x) for x in (q, k, v))
+    # Not in 16 bits: a product beyond 65504 is no number in float16.
+    scores = (q.to(dtype) @ k.to(dtype).transpose(-1, -2)) * scale
+    scores = scores.where(~(bad_q.any(-1).unsqueeze(-1) | bad_k.any(-1).unsqueeze(-2)), math.nan)
     # The result does not depend on this normaliser (it cancels below), so it is a constant to autograd.
     lse = torch.where(allowed, scores + mask.clamp_min(torch.finfo(dtype).tiny).log(), -math.inf).detach().logsumexp(-1)
     exponent = scores - lse.unsqueeze(-1)
-    exponent = torch.where(allowed, exponent, exponent.clamp(max=math.log(SATURATION)))
+    bounded = exponent.nan_to_num(nan=math.log(SATURATION)).clamp(max=math.log(SATURATION))
+    exponent = torch.where(allowed, exponent, bounded)
     weights = mask * exponent.exp()
     total = weights.sum(-1, keepdim=True)
-    out = (weights / total).to(v.dtype) @ v
+    seen = allowed.to(dtype) @ bad_v.to(dtype) > 0
+    out = (weights / total).to(v.dtype) @ v + torch.where(seen, math.nan, 0.0).to(v.dtype)
     # The memory order of the kernels' output, so that merging the heads is a view.
     return out.transpose(1, 2).contiguous().transpose(1, 2), lse + total.squeeze(-1).log()
 

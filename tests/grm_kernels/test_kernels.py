@@ -225,3 +225,13 @@ def test_results_are_rounded_to_nearest(backend, dtype):
     zero = torch.zeros_like(pair)
     out = category_attention(zero, zero, pair, one.expand(1, 2), backend=backend.name)
     assert torch.equal(out, mean.to(dtype))
+
+
+@pytest.mark.parametrize("policy", [True, False], ids=["policy", "no-policy"])
+@pytest.mark.parametrize("name", ["kernel", "reference"])
+def test_large_scores_give_finite_gradients(backend, policy, name):
+    """Scores of 4e10, where neighbouring float32 are 4096 apart: lse says no more of a probability than that."""
+    problem = make_problem(1, 2, 40, 16, policy=policy, device=backend.device)
+    problem = replace(problem, q=problem.q * 2e5, k=problem.k * 2e5)
+    for key, value in solve(problem, backend.name if name == "kernel" else "reference").items():
+        assert value.isfinite().all(), key

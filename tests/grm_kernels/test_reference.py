@@ -149,3 +149,28 @@ def test_no_images():
     problem = make_problem(2, 2, 9, 16)
     q, categories = problem.q[:0], problem.categories[:0]
     assert separate_attention(q, q, q, categories).shape == q.shape
+
+
+@pytest.mark.parametrize("which", ["k", "v"])
+def test_what_is_not_finite_stays_with_those_who_see_it(which):
+    """NaN in a T token reaches T and A, out and gradients alike, and no token of S."""
+    problem = make_problem(1, 2, 12, 8, policy=False)
+    problem.categories[:] = torch.tensor([0, 1, 2] * 4, dtype=torch.uint8)
+    getattr(problem, which)[0, 0, 3] = torch.nan
+    in_s = problem.categories[0] == 1
+    result = solve(replace(problem, grad_out=problem.grad_out * in_s[:, None]), "reference")
+    assert result["out"][0, 0, in_s].isfinite().all()
+    assert result["out"][0, 0, ~in_s].isnan().all()
+    assert result["out"][0, 1].isfinite().all()
+    assert result["grad_q"][0, 0, in_s].isfinite().all()
+
+
+def test_scores_of_float16_beyond_its_range():
+    """|q . k| of 3e5: float16 ends at 65504, but the scores are float32."""
+    problem = make_problem(1, 1, 12, 16, torch.float16)
+    problem = replace(problem, q=problem.q * 150, k=problem.k * 150)
+    assert (problem.q.double() @ problem.k.double().transpose(-1, -2)).abs().max() > 1e5
+    result = solve(problem, "reference")
+    exact = solve(problem.to(torch.float64), "reference")["out"]
+    assert all(value.isfinite().all() for value in result.values())
+    assert (result["out"] - exact).abs().max() <= 2 * torch.finfo(torch.float16).eps * exact.abs().max()
