@@ -4,7 +4,7 @@ import platform
 
 import torch
 
-from . import __version__, cpu, explain, extension
+from . import __version__, cpu, cuda, device, explain, extension, triton
 
 
 def main() -> None:
@@ -16,10 +16,15 @@ def main() -> None:
         print(f"instruction set:  {cpu.instruction_set()} (of {available}; {cpu.ENVIRONMENT_VARIABLE} selects)")
     architectures = ", ".join(extension.CUDA_ARCHITECTURES)
     print(f"CUDA kernels:     {f'compiled for {architectures}' if architectures else 'not compiled'}")
-    for device in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
-        example = torch.empty(1, 1, 1, 64, device=device)
-        name = torch.cuda.get_device_name() if device == "cuda" else platform.machine()
-        print(f"backends for tensors on {device} ({name}), D = 64, {example.dtype}:")
+    print("what serves on NVIDIA GPUs, by compute capability, in 16 bits:")
+    for line in cuda.served():
+        print(f"  cuda      {line}")
+    least = device.name_of(triton.LEAST_CAPABILITY)
+    print(f"  triton    {least} and later: both passes of any N, D a multiple of 16 to 128; float32 too")
+    for kind in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
+        example = torch.empty(1, 1, 1, 64, device=kind)
+        name = torch.cuda.get_device_name() if kind == "cuda" else platform.machine()
+        print(f"backends for tensors on {kind} ({name}), D = 64, {example.dtype}:")
         for backend, reasons in explain(example, needs_grad=True).items():
             print(f"  {backend:9s} {'no: ' + '; '.join(reasons) if reasons else 'yes'}")
 

@@ -21,6 +21,16 @@ FASTER: frozenset[tuple[tuple[int, int], str, int, int]] = frozenset()
 _DTYPES = (torch.bfloat16, torch.float16)
 
 
+def served() -> list[str]:
+    """What the kernels serve, a line for all compute capabilities with the same shared memory."""
+    lines = []
+    for kib, row in MOST_TOKENS.items():
+        capabilities = name_of(*(capability for capability, shared in SHARED_KIB.items() if shared == kib))
+        passes = (f"{pass_} of D={d} to N={most}" for (pass_, d), most in row.items() if most)
+        lines.append(f"{capabilities} ({kib} KiB a block): {', '.join(passes)}")
+    return lines
+
+
 def shape_reasons(q: Tensor, device_capability: tuple[int, int], *, needs_grad: bool, soft: bool = False) -> list[str]:
     """What keeps the kernels from serving this dtype and shape on a GPU of a compute capability."""
     reasons = []

@@ -157,12 +157,13 @@ static_assert(kForwardStages == 4, "wait_for_stage has a case for each");
 // The queries of a head are tiles of 16. Block i serves part i % parts of those of head i / parts.
 template <class Element, int D>
 GRM_KERNEL(kForwardWarps* kWarp, 1) forward_kernel(const ForwardProblem problem, int parts) {
-  const int64_t head_index = block_index() / parts, part = block_index() % parts;
-  const int64_t image = head_index / problem.heads, head = head_index % problem.heads;
+  // In 32 bits: a division of 64 takes about a hundred instructions.
+  const int heads = static_cast<int>(problem.heads), head_index = block_index() / parts;
+  const int part = block_index() % parts, image = head_index / heads, head = head_index % heads;
   const int tokens = static_cast<int>(problem.tokens);
   const ForwardLayout layout(tokens, D);
   const Shared memory = shared_memory();
-  const Order order = sort_tokens(problem.categories + image * tokens, tokens, memory + layout.order);
+  const Order order = sort_tokens(problem.categories + int64_t{image} * tokens, tokens, memory + layout.order);
 
   const Tile<D> keys = {memory}, values = {memory + layout.values};
   const Head k = head_of(problem.k, image, head), v = head_of(problem.v, image, head);
@@ -176,7 +177,7 @@ GRM_KERNEL(kForwardWarps* kWarp, 1) forward_kernel(const ForwardProblem problem,
 
   // The scores' sign goes to the queries, exactly: the maximum can be taken before scaling.
   const bool negated = problem.scale < 0;
-  float* const lse = problem.lse + head_index * tokens;
+  float* const lse = problem.lse + int64_t{head_index} * tokens;
   const float scale = (negated ? -problem.scale : problem.scale) * kLog2E;
   const int tiles = (tokens + kTile - 1) / kTile, warps = thread_count() / kWarp;
   const int first = tiles * part / parts, last = tiles * (part + 1) / parts;

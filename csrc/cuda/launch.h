@@ -27,14 +27,18 @@ struct ForwardLaunch {
 };
 
 // Two blocks of four warps where a multiprocessor has the shared memory for them, so that one works while the other
-// waits; else one of eight. A head's queries are split only while there are fewer heads than multiprocessors, because
-// every part reads all keys and values: into just as many parts as give each multiprocessor a block, at most the tiles.
+// waits; else one of eight. A head's queries are split only while there are fewer heads than multiprocessors, and into
+// the fewest parts in which no warp serves more tiles than with a block for each multiprocessor: every part reads all
+// keys and values.
 inline ForwardLaunch forward_launch(const ForwardProblem& problem, const Device& device) {
   const int shared = shared_bytes(false, static_cast<int>(problem.tokens), static_cast<int>(problem.channels));
   const bool two = 2 * (shared + kSharedOfBlock) <= device.shared_per_multiprocessor;
   const int64_t heads = problem.batch * problem.heads, tiles = (problem.tokens + kTile - 1) / kTile;
+  const int64_t warps = kForwardWarps / (two ? 2 : 1);
   const int64_t wanted = (device.multiprocessors + heads - 1) / heads;
-  return {static_cast<int>(wanted < tiles ? wanted : tiles), kForwardWarps / (two ? 2 : 1) * kWarp, shared};
+  const int64_t tiles_of_warp = (tiles + wanted * warps - 1) / (wanted * warps);
+  const int64_t parts = (tiles + tiles_of_warp * warps - 1) / (tiles_of_warp * warps);
+  return {static_cast<int>(parts), static_cast<int>(warps) * kWarp, shared};
 }
 
 // Why these kernels cannot serve a pass on a device, null if they can. The Python side has the same rules as a table.
@@ -45,7 +49,8 @@ inline const char* refusal(const ForwardProblem& problem, const Device& device, 
   if (problem.tokens > (backward ? kMostBackwardTokens : kMostTokens)) return "too many tokens";
   const int bytes = shared_bytes(backward, static_cast<int>(problem.tokens), static_cast<int>(problem.channels));
   if (bytes > device.shared_per_block) return "too many tokens for the shared memory of this GPU";
-  if (problem.batch * problem.heads > INT32_MAX / kMostTokens) return "too many heads";
+  // Tokens of all heads, and of all images with a block more, are counted in 32 bits.
+  if (problem.batch * problem.heads > INT32_MAX / kMostTokens - 1) return "too many heads";
   return nullptr;
 }
 
@@ -68,7 +73,8 @@ void launch_backward(const BackwardProblem& problem, float* grad_policy, const L
   launcher("backward_kernel", backward_kernel<Element, D, true>, heads, kThreads, BackwardLayout<D>::bytes, problem);
   const int64_t blocks = (f.batch * f.tokens + kPolicyThreads - 1) / kPolicyThreads;
   launcher("policy_kernel", policy_kernel, static_cast<int>(blocks), kPolicyThreads, 0,
-           static_cast<const float*>(problem.policy_partials), grad_policy, f.batch, f.heads, f.tokens);
+           static_cast<const float*>(problem.policy_partials), grad_policy, static_cast<int>(f.batch),
+           static_cast<int>(f.heads), static_cast<int>(f.tokens));
 }
 
 // The instance for a problem that is not refused.

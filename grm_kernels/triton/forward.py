@@ -81,7 +81,8 @@ def forward_kernel(
             acc = tl.dot(e.to(values.dtype), values, acc * factor[:, None], input_precision=PRECISION)
 
     total = tl.where(exists, total, 1.0)  # ranks beyond the last may have seen nothing
-    store_rows(out + b * N * H * D + h * D, token, H * D, exists, acc / total[:, None], D, BD)
+    inverse = tl.math.div_rn(1.0, total)  # correctly rounded, once a row
+    store_rows(out + b * N * H * D + h * D, token, H * D, exists, acc * inverse[:, None], D, BD)
     tl.store(lse + head * N + token, maximum * scale * _LN_2 + tl.log(total), mask=exists)
 
 

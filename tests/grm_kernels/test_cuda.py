@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from grm_kernels import category_attention, cuda, dispatch, explain, extension, ops
+from grm_kernels import device as device_facts
 from grm_kernels.categories import one_hot
 from tests.grm_kernels import emulated
 from tests.grm_kernels.problems import MIXED, SHARES, assert_agrees, make_problem, solve
@@ -23,8 +24,8 @@ def emulator(monkeypatch):
     """An emulated H200, for which tensors on the CPU are taken by backend="cuda"."""
     device = emulated.Device()
     library = torch.library.Library("grm_kernels", "IMPL")
-    library.impl("cuda_forward", device.forward, "CPU")
-    library.impl("cuda_backward", device.backward, "CPU")
+    for name in ("forward", "forward_packed", "backward", "backward_packed"):
+        library.impl(f"cuda_{name}", getattr(device, name), "CPU")
     monkeypatch.setitem(
         dispatch.BACKENDS, "cuda", lambda q, needs_grad, soft: cuda.shape_reasons(q, (9, 0), needs_grad=needs_grad)
     )
@@ -140,13 +141,15 @@ def test_queries_split_over_blocks(emulator, batch):
 
 @emulated.needs_compiler
 def test_parts_of_a_head():
-    """Blocks of a head and threads of a block, by heads: small batches give every multiprocessor a block."""
+    """Blocks of a head and threads of a block, by heads: small batches give every warp as few tiles as they can."""
     parts = emulated.emulation().parts
     h200 = emulated.emulation().Device(132, 227 * 1024, 228 * 1024)
-    assert parts(1, 12, 320, 64, h200) == (11, 128)
+    assert parts(1, 12, 320, 64, h200) == (5, 128)  # a tile for each warp; 11 parts would have idle ones
+    assert parts(2, 12, 320, 64, h200) == (5, 128)
     assert parts(4, 12, 320, 64, h200) == (3, 128)
     assert parts(32, 12, 320, 64, h200) == (1, 128)
-    assert parts(1, 1, 320, 64, h200) == (20, 128)  # no more than tiles
+    assert parts(1, 1, 320, 64, h200) == (5, 128)
+    assert parts(1, 12, 464, 64, h200) == (4, 256)
     assert parts(32, 12, 464, 64, h200) == (1, 256)  # one block fits: all eight warps
 
 
@@ -380,6 +383,25 @@ def test_what_is_served():
         assert cuda.shape_reasons(q, capability, needs_grad=True) == []
         longer = torch.empty(1, 12, 464, 64, dtype=torch.bfloat16, device="meta")
         assert cuda.shape_reasons(longer, capability, needs_grad=False) == []
+
+
+def test_what_is_served_is_said():
+    """Of the GPUs with the least shared memory too."""
+    (line,) = (line for line in cuda.served() if "12.0" in line)
+    assert line == (
+        "8.6, 8.9, 12.0, 12.1 (99 KiB a block): "
+        "forward of D=64 to N=384, forward of D=32 to N=736, backward of D=32 to N=320"
+    )
+
+
+def test_a_device_is_asked_once(monkeypatch):
+    calls = []
+    gpu = torch.device("cuda", 0)
+    monkeypatch.setattr(device_facts, "_CAPABILITIES", {})
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: calls.append(device) or (9, 0))
+    assert [device_facts.capability(gpu) for _ in range(3)] == [(9, 0)] * 3
+    assert calls == [gpu]
+    assert device_facts.is_nvidia_gpu(gpu)
 
 
 def test_triton_is_chosen_where_nothing_was_measured(monkeypatch):

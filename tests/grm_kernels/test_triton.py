@@ -1,5 +1,6 @@
 """What is particular to the Triton backend; that its results are right is tested with the others in test_kernels.py."""
 
+import os
 import subprocess
 import sys
 
@@ -121,6 +122,16 @@ def test_float32_products_follow_torch(monkeypatch):
             assert config.kind_of(torch.bfloat16) == config.kind_of(torch.float16) == "half"
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_another_batch_compiles_nothing():
+    """Triton compiles a kernel for each 1, multiple of 16 and other value of an integer, unless told not to."""
+    code = """
+from grm_kernels.triton.backward import prologue_kernel
+print([parameter.name for parameter in prologue_kernel.params if parameter.do_not_specialize])
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    assert run(code, env=environment).strip() == "['B']"
 
 
 @pytest.mark.gpu
