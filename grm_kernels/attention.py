@@ -147,13 +147,13 @@ def _attend(
     needs_grad = (wanted or (policy is not None and policy.requires_grad)) and torch.is_grad_enabled()
     backend = dispatch.choose(q, backend, needs_grad=needs_grad, soft=soft)
     if backend == "reference":
-        separate = ops.unpack(*tokens) if len(tokens) == 1 else tokens
-        out, lse = reference.attention(*separate, categories, policy, soft=soft, scale=scale)
+        q, k, v = ops.unpack(*tokens) if len(tokens) == 1 else tokens
+        out, lse = reference.attention(q, k, v, categories, policy, soft=soft, scale=scale)
     elif needs_grad:
         function = Transformable if torch._C._are_functorch_transforms_active() else CategoryAttention
         out, lse = function.apply(categories, policy, soft, scale, backend, *tokens)
     else:
-        soft_policy = policy.float() if soft else None
+        soft_policy = policy.float() if soft and policy is not None else None
         out, lse = ops.forward(backend, len(tokens) == 1)(*tokens, categories, soft_policy, scale)
     return (out, lse) if return_lse else out
 

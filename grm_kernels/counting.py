@@ -63,13 +63,14 @@ class _WhenImported(importlib.abc.MetaPathFinder):
             return None
         sys.meta_path.remove(self)
         specification = importlib.util.find_spec(name)
-        execute = specification.loader.exec_module
+        if specification is not None and specification.loader is not None:
+            execute = specification.loader.exec_module
 
-        def execute_and_register(module: ModuleType) -> None:
-            execute(module)
-            _register(module)
+            def execute_and_register(module: ModuleType) -> None:
+                execute(module)
+                _register(module)
 
-        specification.loader.exec_module = execute_and_register
+            setattr(specification.loader, "exec_module", execute_and_register)  # noqa: B010 - mypy refuses a method
         return specification
 
 

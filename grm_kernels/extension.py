@@ -27,7 +27,7 @@ def _installed_elsewhere(folder: Path) -> Path | None:
     """Where another copy of the package with a compiled module is installed."""
     for distribution in importlib.metadata.distributions(name="grm-kernels"):
         for file in distribution.files or ():
-            path = Path(distribution.locate_file(file)).resolve()
+            path = Path(str(distribution.locate_file(file))).resolve()
             if path.parent.name == folder.name and path.parent != folder and path.name.startswith("_C."):
                 return path.parent
     return None
