@@ -35,10 +35,17 @@ COMMON_FLAGS = [
 
 _AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 _AVX512 = [*_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512"]
-# csrc/cpu/kernels.cpp is compiled once for each, the best first.
-INSTRUCTION_SETS = {"portable": []}
+_AVX512_BF16 = [*_AVX512, "-mavx512bf16"]
+# csrc/cpu/kernels.cpp is compiled once for each, the best first. The last is for tests: what matrix units run.
+INSTRUCTION_SETS = {"portable": [], "amx_emulated": ["-O1", "-DGRM_EMULATE_TILES"]}
 if platform.machine().lower() in ("x86_64", "amd64"):
-    INSTRUCTION_SETS = {"avx512_bf16": [*_AVX512, "-mavx512bf16"], "avx512": _AVX512, "avx2": _AVX2, "portable": []}
+    INSTRUCTION_SETS = {
+        "avx512_amx": [*_AVX512_BF16, "-mamx-tile", "-mamx-bf16"],
+        "avx512_bf16": _AVX512_BF16,
+        "avx512": _AVX512,
+        "avx2": _AVX2,
+        **INSTRUCTION_SETS,
+    }
 
 # Compute capabilities that csrc/cuda is compiled for.
 CUDA_ARCHITECTURES = ("8.0", "9.0a", "10.0", "12.0")

@@ -28,13 +28,19 @@ namespace {
 
 // ---- choice of the instruction set ----
 
-// The best first.
-std::vector<const cpu::Kernels*> runnable_kernels() {
+std::vector<const cpu::Kernels*> find_runnable_kernels() {
   std::vector<const cpu::Kernels*> runnable;
 #define GRM_KERNELS(name) \
   if (cpu::kernels_##name.runs_here()) runnable.push_back(&cpu::kernels_##name);
   GRM_CPU_INSTRUCTION_SETS
 #undef GRM_KERNELS
+  std::stable_partition(runnable.begin(), runnable.end(), [](const cpu::Kernels* k) { return k->is_fast_here(); });
+  return runnable;
+}
+
+// The best first; what runs and is not fast here stands last.
+const std::vector<const cpu::Kernels*>& runnable_kernels() {
+  static const std::vector<const cpu::Kernels*> runnable = find_runnable_kernels();
   return runnable;
 }
 
@@ -67,11 +73,44 @@ struct Free {
   void operator()(void* p) const { std::free(p); }
 };
 
-std::unique_ptr<void, Free> workspace(size_t bytes) {
-  void* p = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
-  if (!p) throw std::bad_alloc();
-  return std::unique_ptr<void, Free>(p);
-}
+// Memory for a call, aligned to 64 bytes. A thread keeps its last two pieces, if they are small: a system's fresh pages
+// cost more than a small problem's arithmetic.
+class Workspace {
+ public:
+  explicit Workspace(size_t bytes) {
+    for (Piece& piece : kept_)
+      if (piece.bytes >= bytes && piece.memory) {
+        std::swap(piece, piece_);
+        return;
+      }
+    piece_.bytes = (bytes + 63) / 64 * 64;
+    piece_.memory.reset(std::aligned_alloc(64, piece_.bytes));
+    if (!piece_.memory && bytes) throw std::bad_alloc();
+  }
+
+  ~Workspace() {
+    if (piece_.bytes > kMostKept) return;
+    Piece& smallest = kept_[0].bytes <= kept_[1].bytes ? kept_[0] : kept_[1];
+    if (smallest.bytes < piece_.bytes) std::swap(smallest, piece_);
+  }
+
+  Workspace(const Workspace&) = delete;
+
+  char* get() const { return static_cast<char*>(piece_.memory.get()); }
+
+ private:
+  static constexpr size_t kMostKept = size_t{4} << 20;
+
+  struct Piece {
+    std::unique_ptr<void, Free> memory;
+    size_t bytes = 0;
+  };
+  static thread_local Piece kept_[2];
+
+  Piece piece_;
+};
+
+thread_local Workspace::Piece Workspace::kept_[2];
 
 using Categories = std::optional<Tensor>;  // (B, N) uint8
 using Policy = std::optional<Tensor>;      // (B, N, 3) float32
@@ -93,7 +132,7 @@ std::tuple<Tensor, Tensor> forward(const Projections& p, const Tensor& like, Cat
   const int64_t threads = torch::stable::get_num_threads();
   const int64_t parts = heads == 0 ? 1 : std::clamp((threads + heads - 1) / heads, int64_t{1}, blocks);
   torch::stable::parallel_for(0, heads * parts, 1, [&](int64_t begin, int64_t end) {
-    const auto memory = workspace(use.forward_workspace(problem));
+    const Workspace memory(use.forward_workspace(problem));
     for (int64_t i = begin; i < end; ++i) {
       const int64_t head = i / parts, part = i % parts;
       use.forward(problem, head / problem.heads, head % problem.heads, blocks * part / parts,
@@ -128,10 +167,26 @@ Tensor backward(const Projections& p, const Tensor& like, Tensor grad_out, std::
   const BackwardProblem problem = problem_of(problem_of(p, like, out, lse, categories, soft_policy, scale), like,
                                              grad_out, grad_lse, grads, partials);
   const cpu::Kernels& use = *kernels.load();
-  torch::stable::parallel_for(0, p.batch * p.heads, 1, [&](int64_t begin, int64_t end) {
-    const auto memory = workspace(use.backward_workspace(problem));
-    for (int64_t i = begin; i < end; ++i) use.backward(problem, i / p.heads, i % p.heads, memory.get());
+  const int64_t parts = use.backward_parts(problem.forward);
+  const size_t sums_bytes = use.key_sums(problem.forward);
+  const Workspace sums(parts > 1 ? p.batch * p.heads * parts * sums_bytes : 0);
+  const auto sums_of = [&](int64_t piece) { return parts > 1 ? sums.get() + piece * sums_bytes : nullptr; };
+  torch::stable::parallel_for(0, p.batch * p.heads * parts, 1, [&](int64_t begin, int64_t end) {
+    const Workspace memory(use.backward_workspace(problem));
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t head = i / parts;
+      use.backward(problem, head / p.heads, head % p.heads, i % parts, sums_of(i), memory.get());
+    }
   });
+  if (parts > 1)
+    torch::stable::parallel_for(0, p.batch * p.heads * parts, 1, [&](int64_t begin, int64_t end) {
+      const Workspace memory(use.backward_workspace(problem));
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t head = i / parts, part = i % parts;
+        use.backward_finish(problem, head / p.heads, head % p.heads, p.tokens * part / parts, p.tokens * (part + 1) / parts,
+                            sums_of(head * parts), memory.get());
+      }
+    });
   if (policy_grad)
     reduce_policy_partials(problem.policy_partials, problem.forward, static_cast<float*>(grad_policy.data_ptr()));
   return grad_policy;

@@ -144,7 +144,7 @@ inline Projections projections_of(const Tensor& qkv) {
 inline ForwardProblem problem_of(const Projections& p, const Tensor& like, const Tensor& out, const Tensor& lse,
                                  const std::optional<Tensor>& categories, const std::optional<Tensor>& soft_policy,
                                  double scale) {
-  STD_TORCH_CHECK(p.channels % 8 == 0 && p.channels <= 128, "grm_kernels: expected D to be a multiple of 8 up to 128");
+  STD_TORCH_CHECK(p.channels <= 256, "grm_kernels: expected D to be at most 256");
   check(out, "out", {p.batch, p.heads, p.tokens, p.channels}, like.scalar_type(), like);
   check(lse, "lse", {p.batch, p.heads, p.tokens}, ScalarType::Float, like);
   STD_TORCH_CHECK(categories || soft_policy, "grm_kernels: expected categories or soft_policy");

@@ -11,6 +11,9 @@ from . import extension
 #: Environment variable that names the instruction set to use, instead of the best that the machine has.
 ENVIRONMENT_VARIABLE = "GRM_KERNELS_CPU"
 
+#: The largest D that is served.
+MOST_CHANNELS = 256
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -45,9 +48,8 @@ def not_supported_reasons(q: Tensor, *, needs_grad: bool, soft: bool = False) ->
         reasons.append(f"needs tensors on the CPU, got {q.device}")
     if q.dtype not in _DTYPES:
         reasons.append(f"needs float32, bfloat16 or float16, got {q.dtype}")
-    d = q.shape[-1]
-    if d % 8 or not 8 <= d <= 128:
-        reasons.append(f"needs D to be a multiple of 8 from 8 to 128, got {d}")
+    if q.shape[-1] > MOST_CHANNELS:
+        reasons.append(f"needs D to be at most {MOST_CHANNELS}, got {q.shape[-1]}")
     return reasons
 
 

@@ -13,7 +13,7 @@
 namespace grm::cpu {
 namespace {
 
-bool runs_here() {
+bool has_instructions() {
 #if defined(__AVX512BF16__)
   return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw");
 #elif defined(__AVX512F__)
@@ -25,52 +25,100 @@ bool runs_here() {
 #endif
 }
 
-// Elements of a packed word: two bfloat16 where there is a dot product for them, otherwise one float32.
-bool pairs(const ForwardProblem& problem) {
-#if defined(__AVX512BF16__)
-  return problem.dtype == DType::bfloat16;
+bool runs_here() {
+#if defined(GRM_TILES)
+  return has_instructions() && tiles_run_here() && tiles_multiply();
 #else
-  return false;
+  return has_instructions();
 #endif
 }
 
-#if defined(__AVX512BF16__)
+// A table and not a measurement: which set is taken decides the last bits of a result, and those are to be the same on
+// every run.
+bool is_fast_here() {
+#if defined(GRM_EMULATE_TILES)
+  return false;
+#elif defined(__AVX512BF16__) && !defined(GRM_TILES)
+  // On Intel's (Sapphire Rapids was measured) vdpbf16ps has half the rate of a float32 multiply-add, and with the packing
+  // bfloat16 was slower than float32.
+  return !__builtin_cpu_is("intel");
+#else
+  return true;
+#endif
+}
+
+// Elements of a packed word: two bfloat16 where there are products for them, otherwise one float32.
+#if defined(__AVX512BF16__) || defined(GRM_TILES)
 constexpr int kPairs = 2;
 #else
-constexpr int kPairs = 1;  // never taken
+constexpr int kPairs = 1;
 #endif
 
-template <class Buffers, class Problem>
-size_t bytes(const Problem& problem) {
-  Arena arena(nullptr);
-  Buffers buffers(arena, problem);
-  return arena.used();
+bool pairs(const ForwardProblem& problem) { return kPairs == 2 && problem.dtype == DType::bfloat16; }
+
+// Calls one of two instantiations, by the problem's dtype.
+template <class Function>
+void serve(const ForwardProblem& problem, Function function) {
+  if (pairs(problem))
+    function(Shape<kPairs, kTileVecs>{});
+  else
+    function(Shape<1, kTileVecs>{});
 }
 
 size_t forward_workspace(const ForwardProblem& problem) {
-  return pairs(problem) ? bytes<ForwardBuffers<kPairs>>(problem) : bytes<ForwardBuffers<1>>(problem);
+  Arena arena(nullptr);
+  serve(problem, [&](auto shape) { ForwardBuffers<decltype(shape)::kPack>(arena, problem); });
+  return arena.used();
+}
+
+size_t key_sums(const ForwardProblem& problem) {
+  Arena arena(nullptr);
+  serve(problem, [&](auto shape) { KeySums(arena, extents<decltype(shape)::kPack>(problem)); });
+  return arena.used();
 }
 
 size_t backward_workspace(const BackwardProblem& problem) {
-  return pairs(problem.forward) ? bytes<BackwardBuffers<kPairs>>(problem) : bytes<BackwardBuffers<1>>(problem);
+  Arena arena(nullptr);
+  serve(problem.forward, [&](auto shape) { BackwardBuffers<decltype(shape)::kPack>(arena, problem); });
+  return arena.used() + (parts_of(problem.forward) == 1 ? key_sums(problem.forward) : 0);
 }
 
 void forward(const ForwardProblem& problem, int64_t image, int64_t head, int64_t block_begin, int64_t block_end,
              void* workspace) {
-  const auto serve = pairs(problem) ? forward_head<kPairs> : forward_head<1>;
-  serve(problem, image, head, block_begin, block_end, workspace);
+  serve(problem, [&](auto shape) {
+    forward_head<decltype(shape)::kPack>(problem, image, head, block_begin, block_end, workspace);
+  });
 }
 
-void backward(const BackwardProblem& problem, int64_t image, int64_t head, void* workspace) {
-  const auto serve = pairs(problem.forward) ? backward_head<kPairs> : backward_head<1>;
-  serve(problem, image, head, workspace);
+void backward(const BackwardProblem& problem, int64_t image, int64_t head, int64_t part, void* sums, void* workspace) {
+  serve(problem.forward, [&](auto shape) {
+    backward_part<decltype(shape)::kPack>(problem, image, head, part, sums, workspace);
+  });
+}
+
+void backward_finish(const BackwardProblem& problem, int64_t image, int64_t head, int64_t rank_begin, int64_t rank_end,
+                     void* sums, void* workspace) {
+  serve(problem.forward, [&](auto shape) {
+    finish_head<decltype(shape)::kPack>(problem, image, head, rank_begin, rank_end, sums, key_sums(problem.forward),
+                                        workspace);
+  });
 }
 
 }  // namespace
 
 extern const Kernels GRM_CONCATENATE(kernels_, GRM_INSTRUCTION_SET);
 const Kernels GRM_CONCATENATE(kernels_, GRM_INSTRUCTION_SET) = {
-    GRM_STRINGIZE(GRM_INSTRUCTION_SET), runs_here, kLanes, forward_workspace, backward_workspace, forward, backward,
+    GRM_STRINGIZE(GRM_INSTRUCTION_SET),
+    runs_here,
+    is_fast_here,
+    kBlock,
+    forward_workspace,
+    backward_workspace,
+    forward,
+    parts_of,
+    key_sums,
+    backward,
+    backward_finish,
 };
 
 }  // namespace grm::cpu

@@ -2,25 +2,33 @@
 #pragma once
 
 #include "../problem.h"
-#include "product.h"
+#include "tiles.h"
 
 namespace {
 
-// Queries are served in blocks of this many lanes; the scores of a block are held transposed, a row for every key.
-constexpr int64_t kLanes = kTileVecs * kWidth;
+// How a block of queries is held: kVecs registers, one lane for each query; the scores of a block are held transposed, a
+// row for every key. A word holds kPack channels, queries or keys.
+template <int kPack_, int kVecs_>
+struct Shape {
+  static constexpr int kPack = kPack_, kVecs = kVecs_;
+  static constexpr int64_t kLanes = kVecs * kWidth;
+  static constexpr bool kTiled = kHasTiles && kPack == 2;
+};
+
+// Queries are served in blocks of kTileVecs registers; the last one may be narrow.
+constexpr int64_t kBlock = kTileVecs * kWidth;
 
 // Keys are laid out segment after segment, every segment padded with zero rows to whole tiles. The padding takes part in
 // the products, where its zeros add nothing, but not in the softmax and the sums.
-constexpr int64_t kKeyPadding = 8;
-static_assert(kKeyPadding % kTileRows == 0);
+template <int kPack>
+constexpr int64_t kKeyPadding = Shape<kPack, kTileVecs>::kTiled ? 2 * kTileEdge : kLeastRows;
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
-// Consecutive tokens of the order that share a category (with a soft policy: all of them).
+// Consecutive tokens of the order that share a category (or all tokens).
 struct Segment {
   int64_t first_rank, count;
-  int64_t first_key;  // where the padded keys begin
-  int64_t padded() const { return round_up(count, kKeyPadding); }
+  int64_t first_key, padded;  // where the padded keys begin, and their number
 };
 
 enum class Meeting {
@@ -32,13 +40,14 @@ enum class Meeting {
 struct Layout {
   int64_t tokens, segment_count, key_rows;
   Segment segments[3];
+  Meeting only;         // with the only segment, where there is one
   bool soft;
   int64_t* order;       // rank -> token
   float *p, *s;         // by rank, padded with zeros to whole blocks: policy columns T and S
 
-  // Which pairs of query ranks [begin, end) and the keys of a segment are allowed. Segments are T, A, S.
+  // Which pairs of query ranks [begin, end) and the keys of a segment are allowed. Three segments are T, A, S.
   Meeting meeting(int64_t segment, int64_t begin, int64_t end) const {
-    if (soft) return Meeting::weighted;
+    if (segment_count == 1) return only;
     if (segment == 1) return Meeting::all;
     const Segment& opposite = segments[segment == 0 ? 2 : 0];
     const int64_t from = begin > opposite.first_rank ? begin : opposite.first_rank;
@@ -46,16 +55,21 @@ struct Layout {
     const int64_t to = end < opposite_end ? end : opposite_end;
     return to <= from ? Meeting::all : to - from == end - begin ? Meeting::none : Meeting::weighted;
   }
+
+  void take_one_segment(int64_t padding) {
+    segment_count = 1;
+    key_rows = round_up(tokens, padding);
+    segments[0] = {0, tokens, 0, key_rows};
+  }
 };
 
 // An upper bound of Layout::key_rows.
-inline int64_t most_key_rows(int64_t tokens) { return round_up(tokens, kKeyPadding) + 2 * kKeyPadding; }
+inline int64_t most_key_rows(int64_t tokens, int64_t padding) { return round_up(tokens, padding) + 2 * padding; }
 
-inline void order_by_policy(const float* policy, Layout& layout) {
+inline void order_by_policy(const float* policy, int64_t padding, Layout& layout) {
+  layout.take_one_segment(padding);
   layout.soft = true;
-  layout.segment_count = 1;
-  layout.segments[0] = {0, layout.tokens, 0};
-  layout.key_rows = layout.segments[0].padded();
+  layout.only = Meeting::weighted;
   for (int64_t i = 0; i < layout.tokens; ++i) {
     layout.order[i] = i;
     layout.p[i] = policy[3 * i];
@@ -63,24 +77,30 @@ inline void order_by_policy(const float* policy, Layout& layout) {
   }
 }
 
-// Stable counting sort.
-inline void order_by_category(const uint8_t* categories, Layout& layout) {
+// Stable counting sort. Where there is one block of queries its keys are one segment, and nothing is sorted: it has
+// queries of every category that there is, so there would be padding to add and nothing to skip.
+inline void order_by_category(const uint8_t* categories, int64_t padding, Layout& layout) {
   layout.soft = false;
-  layout.segment_count = 3;
   int64_t count[3] = {};
   const auto rank_of = [](uint8_t category) { return category == grm::kTemplate ? 0 : category == grm::kSearch ? 2 : 1; };
   for (int64_t i = 0; i < layout.tokens; ++i) ++count[rank_of(categories[i])];
   int64_t next[3], rank = 0, key = 0;
+  layout.segment_count = 3;
   for (int g = 0; g < 3; ++g) {
-    layout.segments[g] = {rank, count[g], key};
+    layout.segments[g] = {rank, count[g], key, round_up(count[g], padding)};
     next[g] = rank;
     rank += count[g];
-    key += layout.segments[g].padded();
+    key += layout.segments[g].padded;
   }
   layout.key_rows = key;
+  const bool sorted = layout.tokens > kBlock;
+  if (!sorted) {
+    layout.take_one_segment(padding);
+    layout.only = count[0] > 0 && count[2] > 0 ? Meeting::weighted : Meeting::all;
+  }
   for (int64_t i = 0; i < layout.tokens; ++i) {
     const int g = rank_of(categories[i]);
-    const int64_t r = next[g]++;
+    const int64_t r = sorted ? next[g]++ : i;
     layout.order[r] = i;
     layout.p[r] = g == 0;
     layout.s[r] = g == 2;

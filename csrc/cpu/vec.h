@@ -1,5 +1,6 @@
 // One vector register of float32, in the width of the instruction set that this file is compiled for.
 // Written with the vector extensions of GCC and Clang; intrinsics only for bfloat16, which they do not know.
+// GRM_EMULATE_TILES (tiles.h) has the width of AVX-512 on every machine.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,7 @@
 
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(GRM_EMULATE_TILES)
 constexpr int kWidth = 16;
 #elif defined(__AVX2__)
 constexpr int kWidth = 8;
@@ -92,6 +93,34 @@ GRM_INLINE Vec interleave(const uint16_t* a, const uint16_t* b) {
   const __m512i high = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(b)));
   return reinterpret_cast<Vec>(_mm512_or_si512(low, _mm512_slli_epi32(high, 16)));
 }
+#else
+// The same three, of kWidth lanes.
+GRM_INLINE Bits round_to_bfloat16(Vec x) {
+  const Bits bits = reinterpret_cast<Bits>(x);
+  const Bits rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return x == x ? rounded : (Bits{} + 0x7fc0u);
+}
+
+GRM_INLINE Vec pack_lanes(Vec low, Vec high) {
+  return reinterpret_cast<Vec>(round_to_bfloat16(low) | (round_to_bfloat16(high) << 16));
+}
+
+GRM_INLINE Vec pack_neighbours(Vec first, Vec second) {
+  const Bits a = round_to_bfloat16(first), b = round_to_bfloat16(second);
+  Bits words;
+  for (int i = 0; i < kWidth; ++i) {
+    const Bits& source = i < kWidth / 2 ? a : b;
+    const int lane = 2 * i % kWidth;
+    words[i] = source[lane] | (source[lane + 1] << 16);
+  }
+  return reinterpret_cast<Vec>(words);
+}
+
+GRM_INLINE Vec interleave(const uint16_t* a, const uint16_t* b) {
+  Bits words;
+  for (int i = 0; i < kWidth; ++i) words[i] = a[i] | (uint32_t{b[i]} << 16);
+  return reinterpret_cast<Vec>(words);
+}
 #endif
 
 // Transposes kWidth rows of kWidth words in registers: log2(kWidth) rounds, each of which exchanges the off-diagonal
@@ -113,7 +142,7 @@ GRM_INLINE void transpose_square(Vec (&rows)[kWidth]) {
   }
 }
 
-// (rows, columns) words to (columns, rows), both multiples of kWidth.
+// (rows, columns) words to (columns, rows), both multiples of kWidth; source and target do not overlap.
 GRM_INLINE void transpose(const float* source, int64_t rows, int64_t columns, float* target) {
   for (int64_t r = 0; r < rows; r += kWidth)
     for (int64_t c = 0; c < columns; c += kWidth) {
