@@ -1,7 +1,10 @@
 """Which backend serves a call, and why the others do not."""
 
+import warnings
 from collections.abc import Callable
+from functools import cache
 
+import torch
 from torch import Tensor
 
 from . import cpu, cuda, triton
@@ -29,8 +32,11 @@ def choose(q: Tensor, backend: str | None, *, needs_grad: bool, soft: bool = Fal
 
     """
     if backend is None:
-        for name in _preference(q, needs_grad):
+        order = _preference(q, needs_grad)
+        for name in order:
             if not BACKENDS[name](q, needs_grad=needs_grad, soft=soft):
+                if name == "reference" and not torch.compiler.is_compiling():
+                    _warn_of_the_reference(order[0], "; ".join(BACKENDS[order[0]](q, needs_grad=needs_grad, soft=soft)))
                 return name
     if backend not in BACKENDS:
         raise ValueError(f"backend: expected None or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}")
@@ -38,6 +44,16 @@ def choose(q: Tensor, backend: str | None, *, needs_grad: bool, soft: bool = Fal
     if reasons:
         raise ValueError(f"backend: {backend!r} cannot serve {_describe(q)}: {'; '.join(reasons)}")
     return backend
+
+
+@cache
+def _warn_of_the_reference(backend: str, reasons: str) -> None:
+    """Says once for every reason why a call is slow."""
+    warnings.warn(
+        "category_attention: served by the slow reference, which forms the N x N matrix: "
+        f"backend {backend!r} {reasons} (explain(q) lists all backends)",
+        stacklevel=4,
+    )
 
 
 def explain(q: Tensor, *, needs_grad: bool = False, soft: bool = False) -> dict[str, list[str]]:

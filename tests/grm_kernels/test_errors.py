@@ -4,12 +4,13 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 from dataclasses import replace
 
 import pytest
 import torch
 
-from grm_kernels import category_attention, cpu, explain
+from grm_kernels import category_attention, cpu, dispatch, explain
 from tests.grm_kernels.problems import make_problem
 
 GOOD = make_problem(2, 2, 6, 16)
@@ -158,22 +159,33 @@ def test_unknown_backend():
 @pytest.mark.parametrize(
     ("problem", "reason"),
     [
-        (make_problem(1, 1, 4, 12), "needs D to be a multiple of 8 from 8 to 128, got 12"),
-        (make_problem(1, 1, 4, 136), "needs D to be a multiple of 8 from 8 to 128, got 136"),
+        (make_problem(1, 1, 4, 257), "needs D to be at most 256, got 257"),
         (GOOD.to(torch.float64), "needs float32, bfloat16 or float16, got torch.float64"),
     ],
-    ids=["D=12", "D=136", "float64"],
+    ids=["D=257", "float64"],
 )
 def test_backend_that_cannot_serve(problem, reason):
     with pytest.raises(ValueError, match=f"backend: 'cpu' cannot serve .*{re.escape(reason)}"):
         call(problem, backend="cpu")
     assert reason in explain(problem.q)["cpu"]
-    # The automatic choice falls through to the next that can.
-    torch.testing.assert_close(call(problem), call(problem, backend="reference"))
+    # The automatic choice falls through to the next that can, and says so once.
+    dispatch._warn_of_the_reference.cache_clear()
+    with pytest.warns(UserWarning, match=f"served by the slow reference.*'cpu' {re.escape(reason)}") as caught:
+        result = call(problem)
+        call(problem)
+    assert len(caught) == 1
+    torch.testing.assert_close(result, call(problem, backend="reference"))
+
+
+def test_the_reference_that_was_asked_for_is_no_surprise():
+    dispatch._warn_of_the_reference.cache_clear()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        call(GOOD.to(torch.float64), backend="reference")
 
 
 def test_all_reasons_are_listed():
-    reasons = explain(torch.empty(1, 1, 1, 7, dtype=torch.float64, device="meta"))["cpu"]
+    reasons = explain(torch.empty(1, 1, 1, 300, dtype=torch.float64, device="meta"))["cpu"]
     assert len(reasons) == 3
 
 
