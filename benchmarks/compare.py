@@ -5,6 +5,7 @@ of them; the shortest call of each counts. A time is only recorded for a result 
 """
 
 import argparse
+import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -25,8 +26,10 @@ from benchmarks.workload import (
     step,
 )
 
-#: The first and the last image of a batch.
-CHECKED_IMAGES = [0, -1]
+
+def checked_images(inputs: Inputs) -> list[int]:
+    """The first and the last image of the batch."""
+    return sorted({0, inputs.q.shape[0] - 1})
 
 
 class WrongResultError(Exception):
@@ -57,11 +60,15 @@ def full_workloads(largest_batch: int) -> list[Workload]:
 def reference_results(inputs: Inputs, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
     """The reference on the images that are checked."""
     reference = Implementation("reference", lambda x: ours(x, backend="reference"))
-    return step(reference, inputs.images(CHECKED_IMAGES, dtype))
+    return step(reference, inputs.images(checked_images(inputs), dtype))
 
 
-def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs) -> float:
+def compare_results(
+    name: str, results: tuple[torch.Tensor, ...], inputs: Inputs, references: tuple[tuple, tuple] | None = None
+) -> float:
     """Compares output and gradients of the first and the last image with the reference in float64.
+
+    `references` are `reference_results` in float64 and in the inputs' dtype, where they are known already.
 
     The error may be four times that of the eager reference in the same dtype, plus four roundings of the largest value.
     The gradient of the policy is only defined up to a constant per token, so its columns are compared to the last.
@@ -72,13 +79,12 @@ def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs
     Raises:
         WrongResultError: it is larger.
     """
-    exact = reference_results(inputs, torch.float64)
-    eager = reference_results(inputs, inputs.q.dtype)
+    exact, eager = references or (reference_results(inputs, d) for d in (torch.float64, inputs.q.dtype))
     if len(results) != len(exact):
         raise WrongResultError(f"{name}: {len(results)} results, expected {len(exact)}")
     largest = 0.0
     for index, (result, expected, low) in enumerate(zip(results, exact, eager, strict=True)):
-        result = result[CHECKED_IMAGES]
+        result = result[checked_images(inputs)]
         if index == 4:
             result, expected, low = (t - t[..., 2:] for t in (result, expected, low))
         error, eager_error = ((t.double() - expected).abs().max().item() for t in (result, low))
@@ -89,30 +95,46 @@ def compare_results(name: str, results: tuple[torch.Tensor, ...], inputs: Inputs
     return largest
 
 
-def measure(workload: Workload, implementations: Iterable[Implementation], budget_s: float) -> list[dict]:
-    """Times the implementations that have the workload's pass, interleaved, for `budget_s` seconds, 3 rounds at least.
+def checked(workload: Workload, implementations: Iterable[Implementation]) -> tuple[Inputs, list[Implementation]]:
+    """Inputs of the workload, and the implementations that have its pass, each of which has given the right result.
 
     Raises:
         WrongResultError: one of them is wrong.
     """
     inputs = make_inputs(workload)
     chosen = [i for i in implementations if workload.run in i.runs]
+    references = tuple(reference_results(inputs, dtype) for dtype in (torch.float64, inputs.q.dtype))
     for implementation in chosen:
         results = step(implementation, inputs)  # warms up and compiles, too
         if implementation.exact:
-            compare_results(implementation.name, results, inputs)
-    best = dict.fromkeys(chosen, float("inf"))
+            compare_results(implementation.name, results, inputs, references)
+    return inputs, chosen
+
+
+def shortest(inputs: Inputs, implementations: list[Implementation], budget_s: float) -> tuple[dict[str, float], int]:
+    """Seconds of the shortest call of each, all in turn for `budget_s` seconds, 3 rounds at least; and the rounds."""
+    best = dict.fromkeys((i.name for i in implementations), float("inf"))
     rounds, begin = 0, time.perf_counter()
     while rounds < 3 or time.perf_counter() - begin < budget_s:
         rounds += 1
-        for implementation in chosen:
+        for implementation in implementations:
             start = time.perf_counter()
             step(implementation, inputs)
-            best[implementation] = min(best[implementation], time.perf_counter() - start)
+            best[implementation.name] = min(best[implementation.name], time.perf_counter() - start)
+    return best, rounds
+
+
+def measure(workload: Workload, implementations: Iterable[Implementation], budget_s: float) -> list[dict]:
+    """Times the implementations that have the workload's pass, interleaved, for `budget_s` seconds, 3 rounds at least.
+
+    Raises:
+        WrongResultError: one of them is wrong.
+    """
+    best, rounds = shortest(*checked(workload, implementations), budget_s)
     workload_fields = {**asdict(workload), "dtype": str(workload.dtype)}
     return [
-        {"implementation": implementation.name, **workload_fields, "seconds": seconds, "rounds": rounds}
-        for implementation, seconds in best.items()
+        {"implementation": name, **workload_fields, "seconds": seconds, "rounds": rounds}
+        for name, seconds in best.items()
     ]
 
 
@@ -141,19 +163,31 @@ def run(workloads: list[Workload], budget_s: float, *, with_flex: bool = True) -
 
 def main() -> None:
     """Measures, prints the table, writes the record and the plot."""
-    from benchmarks import report
+    from benchmarks import report, survey
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.compare", description=__doc__.splitlines()[0])
     parser.add_argument("--full", action="store_true", help="every pass, share, N, dtype and batch size")
+    parser.add_argument(
+        "--survey", action="store_true", help="the sizes of benchmarks/survey.py against torch's own attention"
+    )
     parser.add_argument("--largest-batch", type=int, default=128, help="of --full (default 128)")
     parser.add_argument("--no-flex", action="store_true", help="leave out FlexAttention, which has to be compiled")
-    parser.add_argument("--budget", type=float, default=2.0, help="seconds for a cell of the table (default 2)")
+    parser.add_argument("--budget", type=float, help="seconds for a cell (default 2; 0.3 in the survey)")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the record and the plot")
     options = parser.parse_args()
 
+    if options.survey:
+        surveyed = survey.run(survey.workloads(), options.budget or 0.3, with_flex=not options.no_flex)
+        options.output.mkdir(parents=True, exist_ok=True)
+        path = options.output / "survey_cpu.json"
+        path.write_text(json.dumps(surveyed, indent=1) + "\n")
+        survey.print_tables(surveyed)
+        print(f"record: {path}")
+        return
+
     measured = run(
         full_workloads(options.largest_batch) if options.full else quick_workloads(),
-        options.budget,
+        options.budget or 2.0,
         with_flex=not options.no_flex,
     )
     path = options.output / "attention_cpu.json"
