@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from grm_kernels import cpu
+from grm_kernels import cpu, extension
 from tests.grm_kernels.problems import MIXED, NO_S, ONLY_A, assert_agrees, make_problem, solve
 
 ROOT = Path(__file__).resolve().parents[2]
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
-pytestmark = pytest.mark.skipif(not cpu.instruction_sets(), reason=str(cpu.unavailable))
+pytestmark = pytest.mark.skipif(not cpu.instruction_sets(), reason=str(extension.unavailable))
 
 
 @pytest.fixture(params=cpu.instruction_sets())
