@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from ...boxes import Boxes
 from ...errors import DataError
 
+# What data sets put between numbers, besides white space.
+_SEPARATORS = str.maketrans(",;", "  ")
+
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a text file that are not empty, without the spaces around them.
@@ -19,27 +22,45 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in map(str.strip, _read_text(path).splitlines()) if line]
 
 
+def list_texts(folder: Path) -> list[str]:
+    """Names of the text files of a folder without `.txt`, sorted. Hidden files, as macOS leaves them, are none.
+
+    Raises:
+        DataError: there is no such folder.
+
+    """
+    try:
+        return sorted(path.stem for path in folder.iterdir() if path.suffix == ".txt" and path.name[0] != ".")
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from None
+
+
 def read_boxes(path: Path) -> Boxes:
-    """Boxes, one x, y, width, height a line, separated by commas, tabs or spaces.
+    """Boxes, one a line: x, y, width, height, or a polygon's corners x, y, x, y, ..., of which the box is taken.
+
+    Numbers are separated by commas, semicolons, tabs or spaces.
 
     Returns:
         (N, 4), N at least 1; NaN in the rows of boxes that are NaN, infinite, or without an area.
 
     Raises:
-        DataError: a line is not four numbers (an empty one before the last would move the boxes after it to other
-            frames), or there is none.
+        DataError: a line is not four numbers or a polygon (an empty one before the last would move the boxes after it
+            to other frames), lines differ in length, or there is none.
 
     """
     lines = _read_text(path).rstrip().splitlines()
-    rows = [line.replace(",", " ").split() for line in lines]
-    if wrong := [line for line, row in zip(lines, rows, strict=True) if len(row) != 4]:
-        raise DataError(f"{path}: expected x, y, width, height in every line, got {wrong[0]!r}")
+    rows = [line.translate(_SEPARATORS).split() for line in lines]
     if not rows:
         raise DataError(f"{path}: holds no box")
+    numbers = len(rows[0])
+    polygons = numbers >= 6 and numbers % 2 == 0
+    if wrong := [line for line, row in zip(lines, rows, strict=True) if len(row) != (numbers if polygons else 4)]:
+        raise DataError(f"{path}: expected x, y, width, height in every line, got {wrong[0]!r}")
     try:
-        boxes = np.array(rows, dtype=np.float64)
+        table = np.array(rows, dtype=np.float64)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
+    boxes = _around(table.reshape(len(table), -1, 2)) if polygons else table
     boxes[~(np.isfinite(boxes).all(-1) & (boxes[:, 2:] > 0).all(-1))] = np.nan
     return boxes
 
@@ -55,7 +76,7 @@ def read_integers(path: Path, count: int) -> NDArray[np.int64]:
         DataError: it cannot be read, holds something else, or not so many.
 
     """
-    words = " ".join(read_lines(path)).replace(",", " ").split()
+    words = " ".join(read_lines(path)).translate(_SEPARATORS).split()
     try:
         numbers = np.array(words, dtype=np.int64)
     except (OverflowError, ValueError) as error:
@@ -72,6 +93,12 @@ def _read_text(path: Path) -> str:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a text file") from None
+
+
+def _around(polygons: NDArray[np.float64]) -> Boxes:
+    """(N, 4) the upright boxes around polygons (N, corners, 2)."""
+    low, high = polygons.min(axis=1), polygons.max(axis=1)
+    return np.concatenate([low, high - low], axis=-1)
 
 
 def pad_boxes(boxes: Boxes, count: int) -> Boxes:

@@ -1,4 +1,7 @@
-"""LaSOT: `class/class-N/img/00000001.jpg`, `groundtruth.txt`, `full_occlusion.txt`, `out_of_view.txt`."""
+"""LaSOT: `class/class-N/img/00000001.jpg`, `groundtruth.txt`, `full_occlusion.txt`, `out_of_view.txt`.
+
+Its extension is laid out alike. The folders of the classes may be left out.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -52,11 +55,13 @@ def lasot(root: Path, split: str, names: list[str] | None) -> Sequences[str]:
     """
     if names is None:
         if split == "all":
-            names = sorted(folder.name for folder in root.glob("*/*-*") if folder.is_dir())
+            found = [*root.glob("*/*-*"), *root.glob("*-*")]
+            names = sorted(folder.name for folder in found if (folder / "groundtruth.txt").is_file())
         else:
             names = read_lines(root / LISTS[split])
     return Sequences(names, partial(_open, root))
 
 
 def _open(root: Path, name: str) -> LasotSequence:
-    return LasotSequence(root / name.rpartition("-")[0] / name, name)
+    nested, flat = root / name.rpartition("-")[0] / name, root / name
+    return LasotSequence(flat if flat.is_dir() and not nested.is_dir() else nested, name)

@@ -60,7 +60,7 @@ def trackingnet(root: Path, split: str, names: list[str] | None) -> Sequences[tu
         (part.name, video.removesuffix(".txt"))
         for part in _parts(root, split)
         for video in sorted(os.listdir(part / "anno"))
-        if video.endswith(".txt")
+        if video.endswith(".txt") and not video.startswith(".")
     ]
     if names is not None:
         parts = {video: part for part, video in keys}

@@ -1,0 +1,32 @@
+"""AVisT: `sequences/NAME/img_00001.jpg`, `anno/NAME.txt`, and flags in `full_occlusion` and `out_of_view`."""
+
+from functools import partial
+from pathlib import Path
+
+from ..sequence import Sequences
+from .annotations import list_texts
+from .frame_folder import FrameFolder
+
+_FLAGS = ("full_occlusion", "out_of_view")
+
+
+def avist_paths(root: Path, split: str, named: bool) -> list[Path]:
+    """What has to be there to list the sequences."""
+    return [root, *(root / part for part in ("sequences", "anno", *_FLAGS))]
+
+
+def avist(root: Path, split: str, names: list[str] | None) -> Sequences[str]:
+    """The sequences of AVisT. Visible: neither flag is set and the box has an area.
+
+    Args:
+        root: has `sequences`, `anno`, `full_occlusion` and `out_of_view`.
+        split: not used: there is one.
+        names: take these only.
+
+    """
+    return Sequences(list_texts(root / "anno") if names is None else names, partial(_open, root))
+
+
+def _open(root: Path, name: str) -> FrameFolder:
+    flags = [root / flag / f"{name}_{flag}.txt" for flag in _FLAGS]
+    return FrameFolder(name, root / "sequences" / name, root / "anno" / f"{name}.txt", flags)

@@ -1,0 +1,183 @@
+"""A tracker's figures on a benchmark: of each sequence, of all together, and whether two trackers differ."""
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..boxes import Boxes
+from ..data import VideoSequence
+from ..data.readers.annotations import read_integers
+from ..data.readers.got10k import Got10kSequence
+from ..errors import DataError
+from .benchmarks import Benchmark
+from .metrics import (
+    SUCCESS_THRESHOLDS,
+    Curves,
+    Protocol,
+    curves,
+    frame_errors,
+    got10k_overlaps,
+    got10k_scores,
+    scores,
+)
+
+#: The figures of each metric, by the names that tables have; the first is what trackers are ranked by.
+FIGURES = {"success": ("AUC", "P_norm", "P", "OP50", "OP75"), "got10k": ("AO", "SR50", "SR75")}
+# Differences below so many standard errors are noise: the 95% quantile of a normal distribution, both sides.
+_NOISE = 1.96
+
+
+class Truth(NamedTuple):
+    """What the boxes of a sequence are compared with."""
+
+    name: str
+    boxes: Boxes
+    visible: NDArray[np.bool_]
+    #: GOT-10k: (N,) the frames with something of the target in sight, and width and height of the images.
+    counted: NDArray[np.bool_] | None = None
+    size: tuple[int, int] | None = None
+
+
+class SequenceScore(NamedTuple):
+    """The figures of one tracker on one sequence. A benchmark's are their mean, each with its weight."""
+
+    name: str
+    #: 1; of GOT-10k, whose frames are pooled, the number of frames that count.
+    weight: float
+    #: In [0, 1], by the names of `FIGURES`.
+    figures: dict[str, float]
+    #: Of GOT-10k the success curve alone.
+    success: NDArray[np.float64]
+    precision: NDArray[np.float64] | None
+    normalized: NDArray[np.float64] | None
+
+
+class BenchmarkScore(NamedTuple):
+    """The figures of one tracker on a benchmark."""
+
+    sequences: int
+    figures: dict[str, float]
+    success: NDArray[np.float64]
+    precision: NDArray[np.float64] | None
+    normalized: NDArray[np.float64] | None
+
+
+class Difference(NamedTuple):
+    """How much a tracker is better than another on the same sequences."""
+
+    #: First minus second, in [-1, 1].
+    mean: float
+    #: Standard error of it, over the sequences; NaN of a single one.
+    error: float
+
+    @property
+    def is_noise(self) -> bool:
+        """Whether other sequences of the same kind might well turn it around (95% of a normal distribution)."""
+        return not abs(self.mean) > _NOISE * self.error
+
+
+def read_truth(benchmark: Benchmark, sequence: VideoSequence) -> Truth:
+    """What the boxes of a sequence are compared with; of GOT-10k its first image is opened.
+
+    Raises:
+        DataError: the annotation or the image is missing or broken.
+
+    """
+    truth = Truth(sequence.name, sequence.boxes, sequence.visible)
+    if benchmark.metric != "got10k":
+        return truth
+    counted = sequence.visible
+    if isinstance(sequence, Got10kSequence):
+        # Its toolkit asks for nothing but the cover.
+        counted = read_integers(sequence.folder / "cover.label", len(sequence)) > 0
+    height, width = sequence.frame(0).shape[:2]
+    return truth._replace(counted=counted, size=(width, height))
+
+
+def score_sequence(truth: Truth, repetitions: Sequence[Boxes], protocol: Protocol) -> SequenceScore:
+    """The figures of one tracker on one sequence; of several repetitions their mean.
+
+    Args:
+        truth: of `read_truth`.
+        repetitions: (N, 4) boxes of each time that the tracker ran; those after the last frame are left out.
+        protocol: which frames count; not of GOT-10k, which has its own rule.
+
+    Raises:
+        DataError: fewer boxes than frames, or no frame counts.
+
+    """
+    count = len(truth.boxes)
+    for boxes in repetitions:
+        if len(boxes) < count:
+            raise DataError(f"{truth.name}: {len(boxes)} boxes for {count} frames")
+    tracked = [boxes[:count] for boxes in repetitions]
+    if truth.counted is not None and truth.size is not None:
+        pooled = [got10k_overlaps(boxes, truth.boxes, truth.counted, *truth.size) for boxes in tracked]
+        overlaps = np.concatenate(pooled)
+        if not len(overlaps):
+            return SequenceScore(truth.name, 0, dict.fromkeys(FIGURES["got10k"], 0.0), np.zeros(21), None, None)
+        figures = dict(zip(FIGURES["got10k"], got10k_scores([overlaps]), strict=True))
+        success = (overlaps[:, None] > SUCCESS_THRESHOLDS).mean(0)
+        return SequenceScore(truth.name, len(overlaps), figures, success, None, None)
+    try:
+        each = [curves(frame_errors(boxes, truth.boxes, truth.visible), protocol) for boxes in tracked]
+    except ValueError as error:
+        raise DataError(f"{truth.name}: {error}") from None
+    mean = Curves(*(np.mean(values, axis=0) for values in zip(*each, strict=True)))
+    return SequenceScore(truth.name, 1, _success_figures(mean), *mean)
+
+
+def score_benchmark(of_sequences: Iterable[SequenceScore]) -> BenchmarkScore:
+    """The figures of a tracker on a benchmark: the weighted mean over its sequences.
+
+    Raises:
+        DataError: there is no sequence, or none that counts.
+
+    """
+    each = list(of_sequences)
+    weights = np.array([score.weight for score in each], dtype=np.float64)
+    if not weights.sum():
+        raise DataError("no sequence counts")
+
+    def mean(values: list[Any]) -> Any:
+        return None if values[0] is None else np.average(values, axis=0, weights=weights)
+
+    figures = {name: float(mean([score.figures[name] for score in each])) for name in each[0].figures}
+    curve = {name: mean([getattr(score, name) for score in each]) for name in ("success", "precision", "normalized")}
+    return BenchmarkScore(len(each), figures, **curve)
+
+
+def difference(first: Sequence[SequenceScore], second: Sequence[SequenceScore], figure: str) -> Difference:
+    """How much the first tracker is better than the second, with the paired standard error over sequences.
+
+    The sequences are the same, in the same order; what makes one hard for both cancels. With weights w and differences
+    d, the error is sqrt(n / (n - 1) sum (w (d - mean))^2) / sum w, the usual one if the weights are equal.
+
+    Args:
+        first: of each sequence.
+        second: of the same sequences.
+        figure: name of a figure.
+
+    Raises:
+        ValueError: other sequences.
+
+    """
+    if [score.name for score in first] != [score.name for score in second]:
+        raise ValueError("expected scores of the same sequences in the same order")
+    weights = np.array([score.weight for score in first], dtype=np.float64)
+    differences = np.array([a.figures[figure] - b.figures[figure] for a, b in zip(first, second, strict=True)])
+    mean = float(np.average(differences, weights=weights))
+    count = len(first)
+    if count < 2:
+        return Difference(mean, math.nan)
+    spread = ((weights * (differences - mean)) ** 2).sum() * count / (count - 1)
+    return Difference(mean, float(np.sqrt(spread) / weights.sum()))
+
+
+def _success_figures(of: Curves) -> dict[str, float]:
+    read = scores(of)
+    values = (read.auc, read.normalized_precision, read.precision, read.op50, read.op75)
+    return dict(zip(FIGURES["success"], values, strict=True))
