@@ -1,0 +1,178 @@
+"""Sequences shared among processes: same results, failures that stay alone, and runs that are killed and go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from grm.errors import DataError
+from grm.evaluation.pool import plan_run, run_sequences
+from grm.evaluation.results import Results, RunFolder
+
+from . import stand_in
+from .stand_in import Drifting, Videos, evaluate
+
+ROOT = Path(__file__).parents[3]
+
+
+def contents(folder):
+    """What a run's boxes and scores are, byte for byte; times differ from run to run."""
+    parts = [*Path(folder).glob("*.txt"), *Path(folder).glob("scores/*.txt")]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in parts}
+
+
+def test_processes_give_what_one_gives(tmp_path):
+    one = evaluate(tmp_path / "one", Videos(7), 1)
+    two = evaluate(tmp_path / "two", Videos(7), 2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") and len(contents(tmp_path / "one")) == 14
+    assert sorted(o._replace(seconds=0) for o in one) == sorted(o._replace(seconds=0) for o in two)
+    assert {o.name: o.frames for o in one} == {f"video-{i}": 20 + i for i in range(7)}
+
+
+def test_what_is_finished_is_not_tracked_again(tmp_path):
+    first = evaluate(tmp_path / "run", Videos(4), 1)
+    (tmp_path / "run" / "video-2.txt").unlink()
+    tracked = []
+
+    class Counting(Drifting):
+        def initialize(self, frame, box):
+            tracked.append(1)
+            super().initialize(frame, box)
+
+    run = RunFolder(tmp_path / "run", stand_in.IDENTITY)
+    plan = plan_run(Videos(5), run)
+    assert sorted(plan.left) == [2, 4] and plan.left[0] == 4 and plan.frames == 46
+    frames = []
+    outcomes = [*plan.known, *run_sequences(Videos(5), plan.left, run, lambda n: Counting(), advance=frames.append)]
+    assert len(tracked) == 2 and sum(frames) == 46
+    overlap = {o.name: o.overlap for o in outcomes}
+    for outcome in first:
+        assert overlap[outcome.name] == pytest.approx(outcome.overlap, abs=1e-4)  # boxes have four digits on disk
+    assert not plan_run(Videos(5), run).left
+
+
+class Failing(Videos):
+    """The second has no first box, the third cannot be opened, a frame of the fourth cannot be read."""
+
+    def __getitem__(self, number):
+        video = super().__getitem__(number)
+        if number == 1:
+            video.boxes[0] = np.nan
+        if number == 2:
+            raise DataError("third.txt: missing")
+        if number == 3:
+            video.frame = None
+        return video
+
+
+class Dying(Failing):
+    """And the process that reads a frame of the fifth ends at once."""
+
+    def __getitem__(self, number):
+        video = super().__getitem__(number)
+        if number == 4:
+            video.__class__ = Deadly
+        return video
+
+
+class Deadly(stand_in.Video):
+    def frame(self, index):
+        os._exit(7)
+
+
+FAULTS = {
+    "video-1": "video-1: expected a box in the first frame",
+    "sequence 3": "third.txt: missing",
+    "video-3": "TypeError: 'NoneType' object is not callable",
+}
+
+
+def test_failures_stay_alone(tmp_path):
+    outcomes = evaluate(tmp_path / "run", Failing(6), 1)
+    assert {o.name: o.fault for o in outcomes if o.fault} == FAULTS
+    assert Results(tmp_path / "run").names == ["video-0", "video-4", "video-5"]
+
+
+def test_a_process_that_dies(tmp_path):
+    outcomes = evaluate(tmp_path / "run", Dying(7), 2)
+    faults = {"video-4": "its process ended with status 7"}
+    assert {o.name: o.fault for o in outcomes if o.fault} == FAULTS | faults
+    assert Results(tmp_path / "run").names == ["video-0", "video-5", "video-6"]
+
+
+def dies(number):
+    os._exit(3)
+
+
+def cannot(number):
+    raise DataError("no such weights")
+
+
+@pytest.mark.slow
+def test_trackers_that_cannot_be_made(tmp_path):
+    run = RunFolder(tmp_path / "run", stand_in.IDENTITY)
+    with pytest.raises(DataError, match="no such weights"):
+        list(run_sequences(Videos(4), range(4), run, cannot, processes=2))
+    outcomes = list(run_sequences(Videos(4), range(4), run, dies, processes=2))
+    assert [o.fault for o in outcomes] == ["not tracked: no process is left"] * 4
+
+
+def test_names(tmp_path):
+    class Twins(Videos):
+        def __getitem__(self, number):
+            video = super().__getitem__(number)
+            video.name = "same"
+            return video
+
+    with pytest.raises(DataError, match="two sequences are called 'same'"):
+        plan_run(Twins(2), RunFolder(tmp_path / "run", stand_in.IDENTITY))
+
+
+def start(folder, count):
+    command = [sys.executable, "-m", "tests.grm.evaluation.stand_in", str(folder), str(count), "2"]
+    return subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_started_them(tmp_path):
+    """Killed, it can tell them nothing."""
+    parent = start(tmp_path / "run", 400)
+    while not list((tmp_path / "run").glob("*.txt")):
+        assert parent.poll() is None
+        time.sleep(0.02)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(parent.pid, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("processes are left")
+
+
+@pytest.mark.slow
+def test_killed_ten_times_and_resumed(tmp_path):
+    """Two processes, 200 sequences, SIGKILL of all at ten random moments: the same table, bit for bit."""
+    assert start(tmp_path / "whole", 200).wait() == 0
+    rng = np.random.default_rng(0)
+    stopped = 0
+    while stopped < 10:
+        run = start(tmp_path / "killed", 200)
+        before = len(list((tmp_path / "killed").glob("finished/*.json")))
+        # Once sequences are being written, at some moment after.
+        while len(list((tmp_path / "killed").glob("finished/*.json"))) == before and run.poll() is None:
+            time.sleep(0.005)
+        time.sleep(rng.uniform(0, 0.12))
+        assert run.poll() is None, "it was finished before it was killed ten times"
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        stopped += 1
+    assert start(tmp_path / "killed", 200).wait() == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole") and len(contents(tmp_path / "whole")) == 400
