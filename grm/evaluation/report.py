@@ -1,0 +1,270 @@
+"""Trackers compared over benchmarks: their figures on the same sequences, and which differences mean something."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ..config import SyntheticConfig
+from ..data import VideoSequence
+from ..data.readers.annotations import read_lines
+from ..errors import ConfigError, DataError
+from .benchmarks import BENCHMARKS, SYNTHETIC, find_benchmark, open_benchmark
+from .metrics import Protocol
+from .results import Results
+from .scoring import (
+    FIGURES,
+    BenchmarkScore,
+    Difference,
+    SequenceScore,
+    Truth,
+    difference,
+    read_truth,
+    score_benchmark,
+    score_sequence,
+)
+
+
+class Entry(NamedTuple):
+    """The results of one tracker on one benchmark."""
+
+    label: str
+    benchmark: str
+    results: Results
+
+
+class Row(NamedTuple):
+    """One tracker on one benchmark."""
+
+    label: str
+    results: Results
+    score: BenchmarkScore
+    #: Tracked frames a second over all sequences; None where the times are not known.
+    speed: float | None
+    #: First figure, this tracker minus the first one of the table; None of the first one.
+    gap: Difference | None
+    #: Of each sequence, in the order of `Comparison.names`.
+    sequences: list[SequenceScore]
+
+
+class Comparison(NamedTuple):
+    """Several trackers on one benchmark."""
+
+    benchmark: str
+    title: str
+    #: None: GOT-10k's own rule.
+    protocol: Protocol | None
+    #: Names of the figures; the first is what trackers are compared by.
+    figures: tuple[str, ...]
+    #: The sequences that all trackers have results of.
+    names: list[str]
+    #: All sequences of the benchmark.
+    listed: int
+    rows: list[Row]
+    #: What was left out, a line each.
+    notes: list[str]
+    #: Of each attribute, the numbers of its sequences.
+    attributes: dict[str, list[int]]
+    #: Opens one of `names`.
+    open_sequence: Callable[[int], VideoSequence]
+
+    @property
+    def rule(self) -> str:
+        """Which frames count, for titles."""
+        return self.protocol or "GOT-10k's rule"
+
+
+def parse_entries(texts: Sequence[str], benchmark: str | None) -> list[Entry]:
+    """The results that `[BENCHMARK:][LABEL=]FOLDER` name.
+
+    Args:
+        texts: one for each folder.
+        benchmark: of the results that do not say; None: the one that all others are of.
+
+    Raises:
+        ConfigError: it is not known which benchmark results are of, or two trackers have the same label.
+        DataError: a folder holds no results.
+
+    """
+    found = []
+    for text in texts:
+        name, label, folder = None, None, text
+        before, colon, after = folder.partition(":")
+        if colon and before in BENCHMARKS:
+            name, folder = before, after
+        before, equals, after = folder.partition("=")
+        if equals and not Path(folder).exists():
+            label, folder = before, after
+        results = Results(Path(folder), label)
+        found.append((name or (results.run or {}).get("benchmark"), results))
+    stated = {name for name, _ in found if name is not None}
+    default = benchmark or (stated.pop() if len(stated) == 1 else None)
+    for name, results in found:
+        if name is None and default is None:
+            raise ConfigError(f"{results.folder}: results of which benchmark? Give --benchmark")
+    entries = [Entry(results.label, name or str(default), results) for name, results in found]
+    twice = [entry for i, entry in enumerate(entries) if entry[:2] in [other[:2] for other in entries[:i]]]
+    if twice:
+        raise ConfigError(f"two trackers are called {twice[0].label!r}: name them, LABEL={twice[0].results.folder}")
+    for entry in entries:
+        find_benchmark(entry.benchmark)
+    return entries
+
+
+def compare(
+    name: str,
+    entries: Sequence[Results],
+    sequences: Sequence[VideoSequence],
+    protocol: Protocol,
+    *,
+    attributes: Mapping[str, Sequence[str]] | None = None,
+    advance: Callable[[], object] = lambda: None,
+) -> Comparison:
+    """Compares trackers on one benchmark, on the sequences that all of them have results of.
+
+    One sequence is held in memory at a time.
+
+    Args:
+        name: of the benchmark.
+        entries: results of each tracker; the first is what the others are compared with.
+        sequences: of the benchmark.
+        protocol: which frames count; GOT-10k has its own rule.
+        attributes: names of the sequences that have each attribute.
+        advance: called after each sequence.
+
+    Raises:
+        DataError: the truth is not public, the trackers have no sequence in common, or results are broken.
+
+    """
+    benchmark = find_benchmark(name)
+    if not benchmark.truth:
+        raise DataError(f"{benchmark.title}: its truth is not public: send the results to its server (grm submit)")
+    scored: list[list[SequenceScore]] = [[] for _ in entries]
+    numbers, lacking = [], {results.label: [] for results in entries}
+    totals = np.zeros((len(entries), 2))
+    for number in range(len(sequences)):
+        sequence = sequences[number]
+        known = [results.find(sequence.name, benchmark.prefix) for results in entries]
+        for results, found in zip(entries, known, strict=True):
+            if found is None:
+                lacking[results.label].append(sequence.name)
+        if None not in known:
+            truth = read_truth(benchmark, sequence)
+            numbers.append(number)
+            for results, found, of_tracker, total in zip(entries, known, scored, totals, strict=True):
+                of_tracker.append(_score(results, str(found), truth, protocol))
+                total += results.speed(str(found)) or (np.nan, np.nan)
+        advance()
+    if not numbers:
+        raise DataError(f"{benchmark.title}: there is no sequence that all trackers have results of")
+    figures = FIGURES[benchmark.metric]
+    rows = [
+        Row(
+            results.label,
+            results,
+            score_benchmark(of_tracker),
+            float(frames / seconds) if seconds > 0 else None,
+            difference(of_tracker, scored[0], figures[0]) if of_tracker is not scored[0] else None,
+            of_tracker,
+        )
+        for results, of_tracker, (frames, seconds) in zip(entries, scored, totals, strict=True)
+    ]
+    names = [score.name for score in scored[0]]
+    return Comparison(
+        benchmark=name,
+        title=benchmark.title,
+        protocol=None if benchmark.metric == "got10k" else protocol,
+        figures=figures,
+        names=names,
+        listed=len(sequences),
+        rows=rows,
+        notes=[_note(label, missing) for label, missing in lacking.items() if missing],
+        attributes=_chosen(attributes or {}, names),
+        open_sequence=lambda index: sequences[numbers[index]],
+    )
+
+
+def attribute_scores(comparison: Comparison) -> dict[str, list[BenchmarkScore]]:
+    """The figures of each tracker on the sequences of each attribute."""
+    return {
+        attribute: [score_benchmark([row.sequences[i] for i in chosen]) for row in comparison.rows]
+        for attribute, chosen in comparison.attributes.items()
+    }
+
+
+def largest_differences(comparison: Comparison, row: Row) -> list[tuple[int, float]]:
+    """Number and difference of each sequence, by how much a tracker differs there from the first, the largest first."""
+    figure = comparison.figures[0]
+    pairs = zip(row.sequences, comparison.rows[0].sequences, strict=True)
+    gaps = [(i, a.figures[figure] - b.figures[figure]) for i, (a, b) in enumerate(pairs)]
+    return sorted(gaps, key=lambda gap: (-abs(gap[1]), gap[0]))
+
+
+def open_results_benchmark(
+    name: str, entries: Sequence[Results], root: Path | None, names: Path | None
+) -> Sequence[VideoSequence]:
+    """The sequences that results are of: where the user says, or else where our run found them.
+
+    Raises:
+        ConfigError: neither says where.
+        DataError: as of `open_benchmark`.
+
+    """
+    runs = [results.run for results in entries if results.run is not None]
+    if name == SYNTHETIC:
+        if not runs:
+            raise ConfigError("synthetic: expected results of a run of grm evaluate, which say how they were rendered")
+        settings = [run["identity"]["synthetic"] for run in runs]
+        if settings != settings[:1] * len(runs):
+            raise ConfigError("synthetic: the runs are of sequences of different difficulty")
+        # Those of a shorter run are the first of a longer one's.
+        limit = max(run["limit"] for run in runs)
+        return open_benchmark(name, None, synthetic=SyntheticConfig.model_validate(settings[0]), limit=limit)
+    if root is None:
+        known = [run["root"] for run in runs if run.get("root")]
+        if not known:
+            raise ConfigError(f"{name}: results of other tools do not say where the data set is: give --root")
+        root = Path(known[0])
+    listed = [Path(run["names"]) for run in runs if run.get("names")]
+    return open_benchmark(name, root, names=names or (listed[0] if listed else None))
+
+
+def read_attributes(path: Path) -> dict[str, list[str]]:
+    """Attributes of sequences from a file with lines `NAME,ATTRIBUTE,ATTRIBUTE,...`.
+
+    Raises:
+        DataError: it cannot be read, or is something else.
+
+    """
+    found: dict[str, list[str]] = {}
+    for line in read_lines(path):
+        name, *attributes = (part.strip() for part in line.split(","))
+        if not attributes or not all(attributes):
+            raise DataError(f"{path}: expected NAME,ATTRIBUTE,... in every line, got {line!r}")
+        for attribute in attributes:
+            found.setdefault(attribute, []).append(name)
+    return found
+
+
+def _score(results: Results, name: str, truth: Truth, protocol: Protocol) -> SequenceScore:
+    boxes = results.boxes(name)
+    if results.run is not None and not np.allclose(boxes[0][0], truth.boxes[0], rtol=0, atol=1e-3):
+        raise DataError(f"{results.folder}: {name}: the results are of another video of that name")
+    try:
+        return score_sequence(truth, boxes, protocol)
+    except DataError as error:
+        raise DataError(f"{results.folder}: {error}") from None
+
+
+def _note(label: str, missing: list[str]) -> str:
+    shown = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+    return f"{label} has no results of {len(missing)} sequences, which are left out for all: {shown}"
+
+
+def _chosen(attributes: Mapping[str, Sequence[str]], names: list[str]) -> dict[str, list[int]]:
+    chosen = {}
+    for attribute, having in sorted(attributes.items()):
+        known = set(having)
+        chosen[attribute] = [i for i, name in enumerate(names) if name in known]
+    return {attribute: numbers for attribute, numbers in chosen.items() if numbers}
