@@ -75,9 +75,9 @@ class RunFolder:
         """
         check_name(sequence.name)
         texts = {
-            _BOXES: _text(trajectory.boxes, "%.4f"),
-            _SCORES: _text(trajectory.scores[:, None], "%.6f"),
-            _TIMES: _text(trajectory.seconds[:, None], "%.8f"),
+            _BOXES: table_text(trajectory.boxes, "%.4f"),
+            _SCORES: table_text(trajectory.scores[:, None], "%.6f"),
+            _TIMES: table_text(trajectory.seconds[:, None], "%.8f"),
         }
         for part, text in texts.items():
             write_text(self.folder / part / f"{sequence.name}.txt", text)
@@ -170,16 +170,21 @@ class Results:
         """(N,) the tracker's score of each frame, NaN in the first; None: results of another tool."""
         return None if self.run is None else _read_table(self.folder / _SCORES / f"{name}.txt", columns=1)[:, 0]
 
+    def times(self, name: str) -> NDArray[np.float64] | None:
+        """(N, repetitions) seconds of each frame; None where they are not known."""
+        if self.run is not None:
+            return _read_table(self.folder / _TIMES / f"{name}.txt", columns=1)
+        path = self._files[name][0].with_name(f"{name}_time.txt")
+        return _read_table(path, columns=None) if path.is_file() else None
+
     def speed(self, name: str) -> Speed | None:
         """How long the tracked frames took; None where that is not known."""
         if self.run is not None:
             finished = _read_finished(self.folder, name)
             return finished and Speed(finished["frames"] - 1, finished["seconds"])
-        path = self._files[name][0]
-        times = path.with_name(f"{name}_time.txt")
-        if not times.is_file():
+        seconds = self.times(name)
+        if seconds is None:
             return None
-        seconds = _read_table(times, columns=None)
         # A failed or a first frame is written as nothing or less by some tools.
         seconds = seconds[np.isfinite(seconds) & (seconds > 0)]
         return Speed(len(seconds), float(seconds.sum())) if len(seconds) else None
@@ -250,7 +255,8 @@ def _given(sequence: VideoSequence) -> list[float]:
     return [round(float(value), 4) for value in sequence.boxes[0]]
 
 
-def _text(table: NDArray[np.float64], number: str) -> str:
+def table_text(table: NDArray[np.float64], number: str) -> str:
+    """Lines of numbers (N, columns) with commas between them, each in a format such as "%.3f"."""
     line = ",".join([number] * table.shape[1]) + "\n"
     return "".join(line % tuple(row) for row in table.tolist())
 
