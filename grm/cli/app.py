@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GrmError
-from . import data, inspect, speed, track, train
+from . import data, evaluate, inspect, report, speed, track, train
 
 app = typer.Typer(
     help="GRM: visual tracking by generalized relation modeling.",
@@ -24,6 +24,9 @@ app.command(epilog=f"Example: grm attention clip.mp4 {_BOX} --layer 4 --layer 6"
 app.command(epilog=f"Example: grm calibrate clip.mp4 {_BOX} --output fixed.safetensors")(inspect.calibrate)
 app.command(epilog="Example: grm speed --config grm_b256 --dtype bfloat16")(speed.speed)
 app.command(epilog="Example: grm train synthetic_tiny --set training.epochs=4 --output runs/short")(train.train)
+app.command(epilog="Example: grm evaluate lasot --root data/lasot --processes 4")(evaluate.evaluate)
+app.command(epilog="Example: grm report results/lasot/* theirs=raw/transt --html report.html")(report.report)
+app.command(epilog="Example: grm submit results/got10k-test/tiny-1234abcd got10k.zip")(report.submit)
 app.add_typer(data.app, name="data")
 
 

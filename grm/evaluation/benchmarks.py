@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ..config import SyntheticConfig
+from ..config import ModelConfig, SyntheticConfig
 from ..data import Sequences
 from ..data.readers.annotations import read_lines
 from ..data.readers.avist import avist, avist_paths
@@ -81,6 +81,15 @@ def find_benchmark(name: str) -> Benchmark:
     if name not in BENCHMARKS:
         raise ConfigError(f"benchmark: expected one of {', '.join(BENCHMARKS)}, got {name!r}")
     return BENCHMARKS[name]
+
+
+def published_threshold(benchmark: Benchmark, config: ModelConfig) -> float | None:
+    """The threshold of the published results on a benchmark, for published weights of this configuration.
+
+    Only those of GRM-B256 were found for each benchmark; all others are arg-max.
+    """
+    is_b256 = (config.encoder.width, config.encoder.depth, config.search.size) == (768, 12, 256)
+    return benchmark.threshold if is_b256 and config.division.threshold is None else None
 
 
 def open_benchmark(

@@ -141,10 +141,15 @@ def compare(
     if not benchmark.truth:
         raise DataError(f"{benchmark.title}: its truth is not public: send the results to its server (grm submit)")
     scored: list[list[SequenceScore]] = [[] for _ in entries]
-    numbers, lacking = [], {results.label: [] for results in entries}
+    numbers, notes = [], []
+    lacking: dict[str, list[str]] = {results.label: [] for results in entries}
     totals = np.zeros((len(entries), 2))
     for number in range(len(sequences)):
-        sequence = sequences[number]
+        try:
+            sequence = sequences[number]
+        except DataError as error:
+            notes.append(f"left out: {error}")
+            continue
         known = [results.find(sequence.name, benchmark.prefix) for results in entries]
         for results, found in zip(entries, known, strict=True):
             if found is None:
@@ -179,7 +184,7 @@ def compare(
         names=names,
         listed=len(sequences),
         rows=rows,
-        notes=[_note(label, missing) for label, missing in lacking.items() if missing],
+        notes=[*notes, *(_note(label, missing) for label, missing in lacking.items() if missing)],
         attributes=_chosen(attributes or {}, names),
         open_sequence=lambda index: sequences[numbers[index]],
     )
@@ -202,9 +207,16 @@ def largest_differences(comparison: Comparison, row: Row) -> list[tuple[int, flo
 
 
 def open_results_benchmark(
-    name: str, entries: Sequence[Results], root: Path | None, names: Path | None
+    name: str, entries: Sequence[Results], root: Path | None, names: Path | None, *, whole: bool = False
 ) -> Sequence[VideoSequence]:
     """The sequences that results are of: where the user says, or else where our run found them.
+
+    Args:
+        name: of the benchmark.
+        entries: the results.
+        root: of the data set; None: as run.json says.
+        names: list of the sequences; None: as run.json says.
+        whole: take all sequences of the benchmark, whatever list a run had.
 
     Raises:
         ConfigError: neither says where.
@@ -226,7 +238,7 @@ def open_results_benchmark(
         if not known:
             raise ConfigError(f"{name}: results of other tools do not say where the data set is: give --root")
         root = Path(known[0])
-    listed = [Path(run["names"]) for run in runs if run.get("names")]
+    listed = [Path(run["names"]) for run in runs if run.get("names") and not whole]
     return open_benchmark(name, root, names=names or (listed[0] if listed else None))
 
 

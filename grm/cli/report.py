@@ -1,0 +1,178 @@
+"""`grm report`: trackers compared over benchmarks. `grm submit`: results for the servers that keep the truth."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..errors import ConfigError
+from .evaluate import Names, ProtocolName
+from .options import check_outputs, tell
+
+if TYPE_CHECKING:
+    from ..evaluation.report import Comparison, Entry
+
+
+def report(
+    results: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[BENCHMARK:][LABEL=]FOLDER...",
+            help="Folders of results: of grm evaluate, pytracking, GOT-10k's toolkit, or NAME.txt for each sequence. "
+            "The others are compared with the first.",
+        ),
+    ],
+    benchmark: Annotated[
+        str | None, typer.Option(metavar="BENCHMARK", help="What results are of that do not say themselves.")
+    ] = None,
+    root: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="[BENCHMARK=]FOLDER",
+            help="The data set; default: where grm evaluate found it. Repeat for several benchmarks.",
+        ),
+    ] = None,
+    names: Names = None,
+    protocol: Annotated[
+        list[ProtocolName] | None,
+        typer.Option(help="Which frames count; repeat for both. Default: the benchmark's own."),
+    ] = None,
+    attributes: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Attributes of sequences: NAME,ATTRIBUTE,... in a line.")
+    ] = None,
+    html: Annotated[Path | None, typer.Option(metavar="FILE", help="One page with everything, plots included.")] = None,
+    frames: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Frames in the page, where the first and the last differ most.")
+    ] = 6,
+    markdown: Annotated[Path | None, typer.Option(metavar="FILE", help="The tables as Markdown.")] = None,
+    csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Figures of benchmarks and sequences.")] = None,
+    json: Annotated[Path | None, typer.Option(metavar="FILE", help="Everything, curves included.")] = None,
+    by_sequence: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Print the sequences where the first and the last differ most.")
+    ] = 0,
+) -> None:
+    """Compare trackers: tables, plots, and which differences are noise."""
+    from json import dumps
+
+    from ..evaluation.page import html_page
+    from ..evaluation.rendering import csv_text, json_values, sequence_cells
+    from ..evaluation.rendering import markdown as markdown_text
+    from ..evaluation.report import parse_entries
+    from ..files import write_text
+
+    check_outputs([html, markdown, csv, json])
+    entries = parse_entries(results, benchmark)
+    chosen = [item.value for item in protocol or ()]
+    compared = _compare(entries, _roots(root or [], entries), names, chosen, attributes)
+    for comparison in compared:
+        print_table(comparison)
+        if by_sequence:
+            _print(*sequence_cells(comparison, by_sequence))
+    if markdown is not None:
+        write_text(markdown, markdown_text(compared))
+    if csv is not None:
+        write_text(csv, csv_text(compared))
+    if json is not None:
+        write_text(json, dumps(json_values(compared), indent=1) + "\n")
+    if html is not None:
+        write_text(html, html_page(compared, frames))
+
+
+def submit(
+    results: Annotated[Path, typer.Argument(metavar="FOLDER", help="Results of grm evaluate, or of another tool.")],
+    output: Annotated[Path, typer.Argument(metavar="ZIP", help="The file to write.")],
+    benchmark: Annotated[
+        str | None, typer.Option(metavar="BENCHMARK", help="got10k-test or trackingnet; grm evaluate's results know.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The data set; default: where grm evaluate found it.")
+    ] = None,
+) -> None:
+    """Write the zip that the server of GOT-10k or TrackingNet takes."""
+    from ..evaluation.report import open_results_benchmark, parse_entries
+    from ..evaluation.submission import write_submission
+
+    check_outputs([output])
+    if output.suffix.lower() != ".zip":
+        raise ConfigError(f"{output}: expected a .zip file to write")
+    entry = parse_entries([str(results)], benchmark)[0]
+    sequences = open_results_benchmark(entry.benchmark, [entry.results], root, None, whole=True)
+    count = write_submission(entry.benchmark, entry.results, sequences, output)
+    tell(f"{output}: {count} sequences of {entry.benchmark}")
+
+
+def print_table(comparison: "Comparison") -> None:
+    """Prints the table of a comparison, and what is to be known of it."""
+    from ..evaluation.rendering import NOISE, attribute_cells, cells, header, title
+
+    _print(header(comparison), cells(comparison), title(comparison))
+    if comparison.attributes:
+        _print(*attribute_cells(comparison))
+    for note in [*comparison.notes, *([NOISE] if len(comparison.rows) > 1 else [])]:
+        tell(note)
+
+
+def _print(headings: list[str], rows: list[list[str]], title: str | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for i, heading in enumerate(headings):
+        table.add_column(Text(heading), justify="right" if i else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(Text, row))
+    console = Console(highlight=False)
+    # A narrow terminal breaks lines; no cell is cut short.
+    console.width = max(console.width, console.measure(table).maximum)
+    console.print(table)
+
+
+def _roots(texts: list[str], entries: list["Entry"]) -> dict[str, Path]:
+    """Where each benchmark lies, as --root says."""
+    from ..evaluation.benchmarks import BENCHMARKS
+
+    benchmarks = list(dict.fromkeys(entry.benchmark for entry in entries))
+    roots = {}
+    for text in texts:
+        name, equals, folder = text.partition("=")
+        if equals and name in BENCHMARKS:
+            roots[name] = Path(folder)
+        elif len(benchmarks) == 1:
+            roots[benchmarks[0]] = Path(text)
+        else:
+            raise ConfigError(f"--root {text}: of which benchmark? Give BENCHMARK={text}")
+    return roots
+
+
+def _compare(
+    entries: list["Entry"], roots: dict[str, Path], names: Path | None, protocols: list, attributes: Path | None
+) -> list["Comparison"]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from ..evaluation.benchmarks import find_benchmark
+    from ..evaluation.report import compare, open_results_benchmark, read_attributes
+
+    known = None if attributes is None else read_attributes(attributes)
+    compared = []
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        for benchmark in dict.fromkeys(entry.benchmark for entry in entries):
+            of = [entry.results for entry in entries if entry.benchmark == benchmark]
+            sequences = open_results_benchmark(benchmark, of, roots.get(benchmark), names)
+            row = find_benchmark(benchmark)
+            # GOT-10k has one rule, whatever is asked for.
+            chosen = [row.protocol] if row.metric == "got10k" or not protocols else protocols
+            for protocol in chosen:
+                task = progress.add_task(f"{row.title}, {protocol}", total=len(sequences))
+                compared.append(
+                    compare(
+                        benchmark,
+                        of,
+                        sequences,
+                        protocol,
+                        attributes=known,
+                        advance=lambda task=task: progress.advance(task),
+                    )
+                )
+    return compared

@@ -1,0 +1,137 @@
+"""`grm evaluate`, `grm report` and `grm submit`, from data sets on disk to tables and files."""
+
+import json
+import zipfile
+
+import numpy as np
+import pytest
+
+from grm.cli.evaluate import NAMES
+from grm.config import load_config
+from grm.evaluation.benchmarks import BENCHMARKS, find_benchmark, published_threshold
+from grm.evaluation.results import Results, read_run
+
+from ..data.trees import write_boxes, write_folder, write_trackingnet
+
+# Frames as small as the sequences allow; the shipped weights track in them.
+QUICK = ("--set", "data.synthetic.frames=20", "--device", "cpu", "--threads", 1)
+
+
+def table(out):
+    """Rows of the printed table, by tracker."""
+    lines = [line.split() for line in out.splitlines() if line.strip()]
+    return {line[0]: line[1:] for line in lines}
+
+
+def test_names_are_those_of_the_benchmarks():
+    assert tuple(BENCHMARKS) == NAMES
+
+
+def test_evaluate_and_report(grm, tmp_path):
+    """Two runs of the same weights; the second goes on where it was stopped, and a report compares it with another."""
+    run, page = tmp_path / "run", tmp_path / "report.html"
+    command = ("evaluate", "synthetic", "--limit", 2, "--output", run, *QUICK)
+    status, out, err = grm(*command)
+    assert status == 0 and "results of 2 of 2 sequences" in err
+    first = table(out)["tiny"]
+    name = Results(run).names[0]
+    boxes = (run / f"{name}.txt").read_bytes()
+    written = (run / f"{Results(run).names[1]}.txt").stat().st_mtime_ns
+    (run / f"{name}.txt").unlink()
+    status, out, err = grm(*command)
+    assert status == 0 and table(out)["tiny"][:5] == first[:5]
+    assert (run / f"{name}.txt").read_bytes() == boxes
+    assert (run / f"{Results(run).names[1]}.txt").stat().st_mtime_ns == written
+
+    status, out, err = grm("evaluate", "synthetic", "--limit", 2, "--output", run, *QUICK, "--threshold", 0.4)
+    assert status == 1 and "holds another run: configuration differ; give another folder" in err
+
+    still = tmp_path / "still"
+    still.mkdir()
+    for name in Results(run).names:
+        boxes = np.loadtxt(run / f"{name}.txt", delimiter=",")
+        np.savetxt(still / f"{name}.txt", np.repeat(boxes[:1], len(boxes), 0), delimiter="\t", fmt="%d")
+    outputs = (
+        "--html",
+        page,
+        "--json",
+        tmp_path / "a.json",
+        "--csv",
+        tmp_path / "a.csv",
+        "--markdown",
+        tmp_path / "a.md",
+    )
+    both = ("--protocol", "all-frames", "--protocol", "valid-frames")
+    status, out, err = grm("report", run, f"unmoved={still}", *both, *outputs, "--by-sequence", 1, "--frames", 1)
+    assert status == 0, err
+    assert "synthetic video, all-frames, 2 sequences" in out and "synthetic video, valid-frames, 2 sequences" in out
+    assert table(out)["tiny"][:1] != table(out)["unmoved"][:1] and "standard error" in err
+    values = json.loads((tmp_path / "a.json").read_text())
+    assert [(v["protocol"], [t["label"] for t in v["trackers"]]) for v in values] == [
+        ("all-frames", ["tiny", "unmoved"]),
+        ("valid-frames", ["tiny", "unmoved"]),
+    ]
+    assert f"{100 * values[0]['trackers'][0]['figures']['AUC']:.1f}" == first[0]
+    assert page.read_text().count("<img ") == 7 and "unmoved" in (tmp_path / "a.md").read_text()
+    assert (tmp_path / "a.csv").read_text().startswith("benchmark,protocol,tracker,sequence,figure,value\n")
+
+
+def test_a_sequence_that_fails(grm, tmp_path):
+    for name in ("good", "bad"):
+        write_folder(tmp_path / "data" / name, count=4)
+    (tmp_path / "data" / "bad" / "00000003.jpg").write_bytes(b"")
+    run = tmp_path / "run"
+    status, out, err = grm("evaluate", "folder", "--root", tmp_path / "data", "--output", run, *QUICK)
+    assert status == 1
+    assert "results of 1 of 2 sequences" in err and "failed: bad: " in err and "00000003.jpg: not an image" in err
+    assert "folder, all-frames, 1 of 2 sequences" in out and read_run(run)["root"] == str(tmp_path / "data")
+
+
+def test_submissions(grm, tmp_path):
+    write_trackingnet(tmp_path / "data", {"TEST": ["a", "b"]}, count=3)
+    for name in ("a", "b"):
+        write_boxes(tmp_path / "data" / "TEST" / "anno" / f"{name}.txt", [[5, 6, 20, 18]])
+    run = tmp_path / "run"
+    status, out, err = grm("evaluate", "trackingnet", "--root", tmp_path / "data", "--output", run, *QUICK)
+    assert status == 0 and not out and f"grm submit {run}" in err
+    status, out, err = grm("submit", run, tmp_path / "a.zip")
+    assert status == 0 and "2 sequences of trackingnet" in err
+    with zipfile.ZipFile(tmp_path / "a.zip") as archive:
+        assert archive.namelist() == ["a.txt", "b.txt"]
+    (run / "finished" / "a.json").unlink()
+    status, out, err = grm("submit", run, tmp_path / "b.zip")
+    assert status == 1 and "grm: a: no results" in err and not (tmp_path / "b.zip").exists()
+    status, out, err = grm("report", run)
+    assert status == 1 and "TrackingNet test: its truth is not public" in err
+
+
+def test_mistakes(grm, tmp_path):
+    for arguments, message in (
+        (("evaluate", "vot2020", "--root", tmp_path), "benchmark: expected one of got10k-val"),
+        (("evaluate", "lasot"), "lasot: expected the folder of the data set"),
+        (("evaluate", "lasot", "--root", tmp_path), f"LaSOT: missing: {tmp_path}/testing_set.txt"),
+        (("evaluate", "synthetic", "--root", tmp_path), "synthetic: expected a configuration"),
+        (("report", tmp_path), f"{tmp_path}: holds no results"),
+        (("submit", tmp_path, tmp_path / "a.tar"), "expected a .zip file to write"),
+    ):
+        status, _, err = grm(*arguments)
+        assert status == 1 and f"grm: {message}" in err.replace(f"{tmp_path / 'a.tar'}: ", "")
+
+
+def test_published_thresholds_are_for_published_weights_of_b256():
+    lasot, got10k = find_benchmark("lasot"), find_benchmark("got10k-val")
+    b256 = load_config("grm_b256").model
+    assert published_threshold(lasot, b256) == 0.4 and published_threshold(got10k, b256) is None
+    assert published_threshold(lasot, load_config("grm_l320").model) is None
+    assert published_threshold(lasot, load_config("grm_b256", ["model.division.threshold=0.5"]).model) is None
+
+
+@pytest.mark.slow
+def test_processes_track_what_one_tracks(grm, tmp_path):
+    for processes in (1, 2):
+        run = tmp_path / f"{processes}"
+        command = ("evaluate", "synthetic", "--limit", 3, "--output", run, "--processes", processes, *QUICK)
+        assert grm(*command)[0] == 0
+    for name in Results(tmp_path / "1").names:
+        one, two = (np.loadtxt(tmp_path / f"{n}" / f"{name}.txt", delimiter=",") for n in (1, 2))
+        np.testing.assert_array_equal(one, two)
