@@ -1,4 +1,7 @@
-"""A cheap tracker and a run of it, to be started as a process of its own and killed: FOLDER, sequences, processes."""
+"""A cheap tracker and a run of it, to be started as a process of its own and killed: FOLDER, sequences, processes.
+
+With "synthetic" as a fourth word the sequences are rendered ones.
+"""
 
 import sys
 import time
@@ -8,6 +11,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from grm.config import SyntheticConfig
+from grm.evaluation.benchmarks import open_benchmark
 from grm.evaluation.pool import plan_run, run_sequences
 from grm.evaluation.results import RunFolder
 
@@ -77,6 +82,14 @@ def evaluate(folder, videos, processes, pause=0.0):
     ]
 
 
+def rendered(count):
+    """Synthetic sequences that are quick to render."""
+    config = SyntheticConfig(width=64, height=64, frames=20, size=(16, 24), passers=(0, 1), occlusions=(0, 1))
+    return open_benchmark("synthetic", None, synthetic=config, limit=count)
+
+
 if __name__ == "__main__":
-    outcomes = evaluate(sys.argv[1], Videos(int(sys.argv[2])), int(sys.argv[3]), pause=5e-4)
+    count = int(sys.argv[2])
+    videos = rendered(count) if sys.argv[4:] == ["synthetic"] else Videos(count)
+    outcomes = evaluate(sys.argv[1], videos, int(sys.argv[3]), pause=5e-4)
     sys.exit(any(outcome.fault for outcome in outcomes))

@@ -12,6 +12,7 @@ import pytest
 
 from grm.errors import DataError
 from grm.evaluation.pool import plan_run, run_sequences
+from grm.evaluation.report import compare
 from grm.evaluation.results import Results, RunFolder
 
 from . import stand_in
@@ -133,8 +134,8 @@ def test_names(tmp_path):
         plan_run(Twins(2), RunFolder(tmp_path / "run", stand_in.IDENTITY))
 
 
-def start(folder, count):
-    command = [sys.executable, "-m", "tests.grm.evaluation.stand_in", str(folder), str(count), "2"]
+def start(folder, count, *more):
+    command = [sys.executable, "-m", "tests.grm.evaluation.stand_in", str(folder), str(count), "2", *more]
     return subprocess.Popen(command, cwd=ROOT, start_new_session=True)
 
 
@@ -159,20 +160,25 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
 
 @pytest.mark.slow
 def test_killed_ten_times_and_resumed(tmp_path):
-    """Two processes, 200 sequences, SIGKILL of all at ten random moments: the same table, bit for bit."""
-    assert start(tmp_path / "whole", 200).wait() == 0
+    """Two processes, 200 synthetic sequences, SIGKILL of all at ten random moments: the same table, bit for bit."""
+    assert start(tmp_path / "whole", 200, "synthetic").wait() == 0
     rng = np.random.default_rng(0)
-    stopped = 0
-    while stopped < 10:
-        run = start(tmp_path / "killed", 200)
-        before = len(list((tmp_path / "killed").glob("finished/*.json")))
+    finished = tmp_path / "killed" / "finished"
+    for _ in range(10):
+        run = start(tmp_path / "killed", 200, "synthetic")
+        before = len(list(finished.glob("*.json")))
         # Once sequences are being written, at some moment after.
-        while len(list((tmp_path / "killed").glob("finished/*.json"))) == before and run.poll() is None:
+        while len(list(finished.glob("*.json"))) == before and run.poll() is None:
             time.sleep(0.005)
-        time.sleep(rng.uniform(0, 0.12))
+        time.sleep(rng.uniform(0, 0.5))
         assert run.poll() is None, "it was finished before it was killed ten times"
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-        stopped += 1
-    assert start(tmp_path / "killed", 200).wait() == 0
+    assert len(list(finished.glob("*.json"))) < 200
+    assert start(tmp_path / "killed", 200, "synthetic").wait() == 0
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole") and len(contents(tmp_path / "whole")) == 400
+    tables = [
+        compare("synthetic", [Results(tmp_path / folder, "it")], stand_in.rendered(200), "all-frames").rows[0]
+        for folder in ("whole", "killed")
+    ]
+    assert tables[0].score.figures == tables[1].score.figures and tables[0].score.sequences == 200
