@@ -103,12 +103,12 @@ def submit(
 
 def print_table(comparison: "Comparison") -> None:
     """Prints the table of a comparison, and what is to be known of it."""
-    from ..evaluation.rendering import NOISE, attribute_cells, cells, header, title
+    from ..evaluation.rendering import attribute_cells, cells, header, notes, title
 
     _print(header(comparison), cells(comparison), title(comparison))
     if comparison.attributes:
         _print(*attribute_cells(comparison))
-    for note in [*comparison.notes, *([NOISE] if len(comparison.rows) > 1 else [])]:
+    for note in notes(comparison):
         tell(note)
 
 

@@ -14,7 +14,7 @@ from ..crop import Image
 from ..drawing import COLORS, draw_boxes
 from .benchmarks import find_benchmark
 from .metrics import NORMALIZED_THRESHOLDS, PRECISION_THRESHOLDS, SUCCESS_THRESHOLDS
-from .rendering import NOISE, attribute_cells, cells, header, sequence_cells, title
+from .rendering import attribute_cells, cells, header, notes, sequence_cells, title
 from .report import Comparison, Row, largest_differences
 
 _CURVES = {
@@ -57,8 +57,7 @@ def html_page(comparisons: Sequence[Comparison], frames: int = 0) -> str:
     for comparison in comparisons:
         parts.append(f"<section><h2>{escape(title(comparison))}</h2>")
         parts.append(_table(header(comparison), cells(comparison)))
-        notes = [*comparison.notes, *([NOISE] if len(comparison.rows) > 1 else [])]
-        parts += [f'<p class="note">{escape(note)}</p>' for note in notes]
+        parts += [f'<p class="note">{escape(note)}</p>' for note in notes(comparison)]
         parts.append('<div class="plots">' + "".join(_plots(comparison)) + "</div>")
         if comparison.attributes:
             parts.append("<h3>By attribute</h3>" + _table(*attribute_cells(comparison)))

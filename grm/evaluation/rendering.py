@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from typing import Any
 
+from .presence import presence_text
 from .report import Comparison, Row, attribute_scores, largest_differences
 
 #: Headings of figures; P and P_norm are read at 20 pixels and at 0.2 sides of the box.
@@ -86,10 +87,14 @@ def markdown(comparisons: Sequence[Comparison]) -> str:
         parts += [f"**{title(comparison)}**", markdown_table(header(comparison), cells(comparison))]
         if comparison.attributes:
             parts.append(markdown_table(*attribute_cells(comparison)))
-        parts += comparison.notes
-        if len(comparison.rows) > 1:
-            parts.append(NOISE)
+        parts += notes(comparison)
     return "\n\n".join(parts) + "\n"
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What is to be known of a table: what was left out, what its scores are worth, what noise means."""
+    worth = [presence_text(row.label, row.presence) for row in comparison.rows if row.presence is not None]
+    return [*comparison.notes, *worth, *([NOISE] if len(comparison.rows) > 1 else [])]
 
 
 #: What the column of differences means.
@@ -151,6 +156,7 @@ def _json_row(row: Row) -> dict[str, Any]:
         "figures": row.score.figures,
         "frames_per_second": row.speed,
         "difference_to_first": gap,
+        "score": row.presence and row.presence._asdict(),
         "curves": {name: values.tolist() for name, values in curves.items() if values is not None},
         "by_sequence": {score.name: score.figures for score in row.sequences},
     }

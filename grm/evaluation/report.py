@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from ..boxes import Boxes
 from ..config import SyntheticConfig
 from ..data import VideoSequence
 from ..data.readers.annotations import read_lines
 from ..errors import ConfigError, DataError
 from .benchmarks import BENCHMARKS, SYNTHETIC, find_benchmark, open_benchmark
-from .metrics import Protocol
+from .metrics import Protocol, frame_errors
+from .presence import HELD_OVERLAP, Presence, presence
 from .results import Results
 from .scoring import (
     FIGURES,
@@ -44,6 +47,8 @@ class Row(NamedTuple):
     speed: float | None
     #: First figure, this tracker minus the first one of the table; None of the first one.
     gap: Difference | None
+    #: What its score is worth; None of results of other tools, or where there is nothing to tell.
+    presence: Presence | None
     #: Of each sequence, in the order of `Comparison.names`.
     sequences: list[SequenceScore]
 
@@ -141,6 +146,7 @@ def compare(
     if not benchmark.truth:
         raise DataError(f"{benchmark.title}: its truth is not public: send the results to its server (grm submit)")
     scored: list[list[SequenceScore]] = [[] for _ in entries]
+    certainty: list[list[tuple[Any, Any]]] = [[] for _ in entries]
     numbers, notes = [], []
     lacking: dict[str, list[str]] = {results.label: [] for results in entries}
     totals = np.zeros((len(entries), 2))
@@ -157,9 +163,12 @@ def compare(
         if None not in known:
             truth = read_truth(benchmark, sequence)
             numbers.append(number)
-            for results, found, of_tracker, total in zip(entries, known, scored, totals, strict=True):
-                of_tracker.append(_score(results, str(found), truth, protocol))
-                total += results.speed(str(found)) or (np.nan, np.nan)
+            for i, (results, found) in enumerate(zip(entries, known, strict=True)):
+                boxes = _boxes(results, str(found), truth)
+                scored[i].append(_score(results, boxes, truth, protocol))
+                totals[i] += results.speed(str(found)) or (np.nan, np.nan)
+                if (scores := results.scores(str(found))) is not None:
+                    certainty[i].append((scores, _held(boxes[0], truth)))
         advance()
     if not numbers:
         raise DataError(f"{benchmark.title}: there is no sequence that all trackers have results of")
@@ -171,9 +180,10 @@ def compare(
             score_benchmark(of_tracker),
             float(frames / seconds) if seconds > 0 else None,
             difference(of_tracker, scored[0], figures[0]) if of_tracker is not scored[0] else None,
+            presence([scores for scores, _ in certain], [held for _, held in certain]),
             of_tracker,
         )
-        for results, of_tracker, (frames, seconds) in zip(entries, scored, totals, strict=True)
+        for results, of_tracker, certain, (frames, seconds) in zip(entries, scored, certainty, totals, strict=True)
     ]
     names = [score.name for score in scored[0]]
     return Comparison(
@@ -259,14 +269,23 @@ def read_attributes(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def _score(results: Results, name: str, truth: Truth, protocol: Protocol) -> SequenceScore:
+def _boxes(results: Results, name: str, truth: Truth) -> list[Boxes]:
     boxes = results.boxes(name)
     if results.run is not None and not np.allclose(boxes[0][0], truth.boxes[0], rtol=0, atol=1e-3):
         raise DataError(f"{results.folder}: {name}: the results are of another video of that name")
+    return boxes
+
+
+def _score(results: Results, boxes: list[Boxes], truth: Truth, protocol: Protocol) -> SequenceScore:
     try:
         return score_sequence(truth, boxes, protocol)
     except DataError as error:
         raise DataError(f"{results.folder}: {error}") from None
+
+
+def _held(boxes: Boxes, truth: Truth) -> NDArray[np.bool_]:
+    """(N,) where the target is in sight and overlapped by more than half."""
+    return frame_errors(boxes[: len(truth.boxes)], truth.boxes, truth.visible).overlap > HELD_OVERLAP
 
 
 def _note(label: str, missing: list[str]) -> str:

@@ -76,6 +76,23 @@ def test_differences_that_are_more_than_noise(tmp_path):
     assert "(noise)" not in cells(compare("folder", results, CLIPS, "all-frames"))[1][-2]
 
 
+def test_what_a_score_is_worth(tmp_path):
+    """Of a run of ours; a tool that leaves none has none."""
+    clips = [Clip("a", 6, absent=(3,)), Clip("b", 6)]
+    run = RunFolder(tmp_path / "run", {"benchmark": "folder"}, {"tracker": "ours", "benchmark": "folder"})
+    for clip, shift in zip(clips, (0, 200), strict=True):
+        path = trajectory(clip, shift)
+        scores = np.where(np.arange(6) == 3, 0.1, 0.9) if shift == 0 else np.full(6, 0.2)
+        scores[0] = np.nan
+        run.write(clip, path._replace(scores=scores))
+    other = Results(write_flat(tmp_path / "flat", [0, 0], clips=clips))
+    compared = compare("folder", [Results(run.folder), other], clips, "all-frames")
+    # Held: all of the first clip but the given frame and the absent one. The other clip is lost.
+    assert compared.rows[0].presence == (4, 6, 1.0, 0.9, 1.0, 0.0, 0.9, 0.9) and compared.rows[1].presence is None
+    assert "score of ours: ROC AUC 1.000 (4 frames held, 6 not)" in markdown([compared])
+    assert json_values([compared])[0]["trackers"][0]["score"]["threshold"] == 0.9
+
+
 def test_sequences_by_difference(comparison):
     headings, rows = sequence_cells(comparison)
     assert headings == ["sequence", "ours", "<theirs> & | co", "<theirs> & | co - ours"]
