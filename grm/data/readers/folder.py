@@ -18,7 +18,7 @@ class FolderSequence(FrameFolder):
     def __init__(self, folder: Path) -> None:
         images = folder / "img"
         flags = [folder / flag for flag in FLAGS if (folder / flag).exists()]
-        super().__init__(folder.name, images if images.is_dir() else folder, folder / BOXES, flags)
+        super().__init__(folder.absolute().name, images if images.is_dir() else folder, folder / BOXES, flags)
 
 
 def folder_paths(root: Path, split: str, named: bool) -> list[Path]:

@@ -1,6 +1,7 @@
 """The benchmarks on trees of their layouts, and the files in which people have them."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -204,3 +205,10 @@ def test_all_that_is_missing_is_said(tmp_path):
 def test_published_thresholds():
     published = {name: row.threshold for name, row in BENCHMARKS.items() if row.threshold is not None}
     assert published == {"lasot": 0.4, "nfs30": 0.6, "uav123": 0.55, "avist": 0.4}
+
+
+def test_the_folder_that_one_is_in_has_a_name(tmp_path, monkeypatch):
+    trees.write_images(tmp_path / "clip", 5)
+    write_boxes(tmp_path / "clip" / "groundtruth.txt", boxes_of(5))
+    monkeypatch.chdir(tmp_path / "clip")
+    check(open_benchmark("folder", Path(".")), ["clip"])
