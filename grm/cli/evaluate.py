@@ -1,5 +1,6 @@
 """`grm evaluate`: a tracker on a benchmark."""
 
+import os
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -96,11 +97,12 @@ def evaluate(
     """Track the sequences of a benchmark and print the table.
 
     Results are written sequence by sequence; an interrupted run goes on where it stopped when it is started again.
-    Status 1 where a sequence failed; all others are kept.
+    Status 1 where a sequence failed; all others are kept. Under torchrun each process tracks its share, and grm report
+    prints the table.
     """
     from ..evaluation.benchmarks import SYNTHETIC, find_benchmark, open_benchmark
     from ..evaluation.identity import run_identity
-    from ..evaluation.pool import plan_run, run_sequences
+    from ..evaluation.pool import Part, plan_run, run_sequences
     from ..evaluation.results import RunFolder, identity_hash
     from ..weights import DEFAULT
 
@@ -124,10 +126,13 @@ def evaluate(
         "limit": limit,
     }
     run = RunFolder(folder, identity, about)
-    plan = plan_run(sequences, run)
+    part = Part(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+    plan = plan_run(sequences, run, part)
     if processes == 1:
         use_threads(threads)
-    make = partial(make_tracker, model, device, dtype.dtype, None if processes == 1 else _threads(threads, processes))
+    first = processes * int(os.environ.get("LOCAL_RANK", "0"))
+    each = None if processes == 1 else _threads(threads, processes)
+    make = partial(make_tracker, model, device, dtype.dtype, each, first)
     found = list(plan.known)
     with _Bar(row.title, plan, found) as bar:
         try:
@@ -138,11 +143,13 @@ def evaluate(
         except KeyboardInterrupt:
             tell(f"stopped by you: {folder} holds what is finished, and the same command goes on")
             raise typer.Exit(_INTERRUPTED) from None
-    _finish(benchmark, run, sequences, about["protocol"], found)
+    _finish(benchmark, run, sequences, about["protocol"], found, whole=part.count == 1)
 
 
-def make_tracker(model: "GRM", device: str, dtype: "torch.dtype", threads: int | None, number: int) -> "Tracker":
-    """The tracker of process `number`: of several GPUs each process takes the next."""
+def make_tracker(
+    model: "GRM", device: str, dtype: "torch.dtype", threads: int | None, first: int, number: int
+) -> "Tracker":
+    """The tracker of process `number`: of several GPUs each process takes the next, counted from `first`."""
     import torch
 
     from ..tracking.tracker import Tracker
@@ -150,7 +157,7 @@ def make_tracker(model: "GRM", device: str, dtype: "torch.dtype", threads: int |
     if threads is not None:
         torch.set_num_threads(threads)
     if device == "cuda" and torch.cuda.device_count() > 1:
-        device = f"cuda:{number % torch.cuda.device_count()}"
+        device = f"cuda:{(first + number) % torch.cuda.device_count()}"
     return Tracker(model, device=device, dtype=dtype)
 
 
@@ -223,8 +230,10 @@ class _Bar:
         self._progress.update(self._task, done=told)
 
 
-def _finish(benchmark: str, run: "RunFolder", sequences: Any, protocol: Any, found: list["Outcome"]) -> None:
-    """Prints the table and what failed; status 1 if anything did."""
+def _finish(
+    benchmark: str, run: "RunFolder", sequences: Any, protocol: Any, found: list["Outcome"], *, whole: bool
+) -> None:
+    """Prints the table, if this process has all sequences, and what failed; status 1 if anything did."""
     from ..evaluation.benchmarks import find_benchmark
     from ..evaluation.report import compare
     from ..evaluation.results import Results
@@ -232,7 +241,9 @@ def _finish(benchmark: str, run: "RunFolder", sequences: Any, protocol: Any, fou
 
     faults = [outcome for outcome in found if outcome.fault is not None]
     if len(faults) < len(found):
-        if find_benchmark(benchmark).truth:
+        if not whole:
+            tell(f"grm report {run.folder} prints the table when all processes are done")
+        elif find_benchmark(benchmark).truth:
             print_table(compare(benchmark, [Results(run.folder)], sequences, protocol))
         else:
             tell(f"the truth is not public: grm submit {run.folder} writes what its server takes")

@@ -52,8 +52,25 @@ class Plan(NamedTuple):
     frames: int
 
 
-def plan_run(sequences: Sequence[VideoSequence], run: RunFolder) -> Plan:
+class Part(NamedTuple):
+    """One of several runs that share the sequences of a benchmark, as on several machines; they need not meet."""
+
+    #: From 0 to count - 1.
+    index: int
+    count: int
+
+
+#: The only one.
+WHOLE = Part(0, 1)
+
+
+def plan_run(sequences: Sequence[VideoSequence], run: RunFolder, part: Part = WHOLE) -> Plan:
     """Finds out what is left to do.
+
+    Args:
+        sequences: of the benchmark.
+        run: where results are.
+        part: which of the sequences are this process's to track.
 
     Raises:
         DataError: two sequences have the same name, or one has a name that cannot be that of a file.
@@ -61,7 +78,7 @@ def plan_run(sequences: Sequence[VideoSequence], run: RunFolder) -> Plan:
     """
     known, lengths, names = [], {}, set()
     results = None
-    for number in range(len(sequences)):
+    for number in range(part.index, len(sequences), part.count):
         name = f"sequence {number + 1}"
         try:
             sequence = sequences[number]

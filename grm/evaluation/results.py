@@ -50,10 +50,12 @@ class RunFolder:
         self.identity = json.loads(json.dumps(identity))
         self.hash = identity_hash(identity)
         _check_same_run(folder, self.identity)
-        for part in (_FINISHED, _SCORES, _TIMES):
-            (folder / part).mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         values = {"format": FORMAT, "hash": self.hash, "identity": self.identity, **(about or {})}
+        # Before anything else, so that processes that start together know each other's folder.
         write_text(folder / RUN, json.dumps(values, indent=1) + "\n")
+        for part in (_FINISHED, _SCORES, _TIMES):
+            (folder / part).mkdir(exist_ok=True)
 
     def is_finished(self, sequence: VideoSequence) -> bool:
         """Whether this very run tracked this sequence to its end and nobody has touched its files since."""
@@ -224,7 +226,7 @@ def _check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
     if known is not None:
         if other := [key for key in known["identity"] | identity if known["identity"].get(key) != identity.get(key)]:
             raise DataError(f"{folder}: holds another run: {', '.join(other)} differ; give another folder")
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
         raise DataError(f"{folder}: expected an empty or new folder, or one with the results of this very run")
 
 

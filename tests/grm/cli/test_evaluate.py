@@ -87,6 +87,19 @@ def test_a_sequence_that_fails(grm, tmp_path):
     assert "folder, all-frames, 1 of 2 sequences" in out and read_run(run)["root"] == str(tmp_path / "data")
 
 
+def test_under_torchrun_each_process_has_its_share(grm, tmp_path, monkeypatch):
+    for name in "abcde":
+        write_folder(tmp_path / "data" / name, count=3)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for rank, names in ((1, "bd"), (0, "abcde")):
+        monkeypatch.setenv("RANK", str(rank))
+        status, out, err = grm("evaluate", "folder", "--root", tmp_path / "data", "--output", tmp_path / "run", *QUICK)
+        assert status == 0 and not out and f"grm report {tmp_path / 'run'} prints the table" in err
+        assert "".join(Results(tmp_path / "run").names) == names
+    status, out, err = grm("report", tmp_path / "run")
+    assert status == 0 and "folder, all-frames, 5 sequences" in out
+
+
 def test_submissions(grm, tmp_path):
     write_trackingnet(tmp_path / "data", {"TEST": ["a", "b"]}, count=3)
     for name in ("a", "b"):
