@@ -46,6 +46,7 @@ class ProtocolName(str, Enum):
 
     all_frames = "all-frames"
     valid_frames = "valid-frames"
+    restarts = "restarts"
 
 
 Root = Annotated[Path | None, typer.Option(metavar="FOLDER", help="The data set; synthetic sequences have none.")]
@@ -76,7 +77,11 @@ def evaluate(
         ),
     ] = None,
     protocol: Annotated[
-        ProtocolName | None, typer.Option(help="Which frames count; default: the benchmark's own.")
+        ProtocolName | None,
+        typer.Option(
+            help="Which frames count; default: the benchmark's own. restarts: VOT's way, with the target shown again "
+            "after each failure."
+        ),
     ] = None,
     names: Names = None,
     limit: Annotated[
@@ -103,7 +108,9 @@ def evaluate(
     from ..evaluation.benchmarks import SYNTHETIC, find_benchmark, open_benchmark
     from ..evaluation.identity import run_identity
     from ..evaluation.pool import Part, plan_run, run_sequences
+    from ..evaluation.restarts import track_with_restarts
     from ..evaluation.results import RunFolder, identity_hash
+    from ..evaluation.runner import track_sequence
     from ..weights import DEFAULT
 
     row = find_benchmark(benchmark)
@@ -113,7 +120,10 @@ def evaluate(
         limit = limit or 20
     sequences = open_benchmark(benchmark, root, names=names, limit=limit, synthetic=rendered)
     device = device_named(device)
-    more = {} if rendered is None else {"synthetic": rendered.model_dump(mode="json")}
+    more: dict[str, Any] = {} if rendered is None else {"synthetic": rendered.model_dump(mode="json")}
+    restarts = protocol is ProtocolName.restarts
+    if restarts:
+        more["protocol"] = protocol.value
     identity = run_identity(model, benchmark, device=device, dtype=dtype.dtype, settings=more)
     label = label or Path(weights or config or DEFAULT).stem
     folder = output or Path("results") / benchmark / f"{label}-{identity_hash(identity)[:8]}"
@@ -136,7 +146,15 @@ def evaluate(
     found = list(plan.known)
     with _Bar(row.title, plan, found) as bar:
         try:
-            going = run_sequences(sequences, plan.left, run, make, processes=processes, advance=bar.advance)
+            going = run_sequences(
+                sequences,
+                plan.left,
+                run,
+                make,
+                track=track_with_restarts if restarts else track_sequence,
+                processes=processes,
+                advance=bar.advance,
+            )
             for outcome in going:
                 found.append(outcome)
                 bar.show()

@@ -152,7 +152,7 @@ def _compare(
     from rich.progress import Progress
 
     from ..evaluation.benchmarks import find_benchmark
-    from ..evaluation.report import compare, open_results_benchmark, read_attributes
+    from ..evaluation.report import compare, is_restarted, open_results_benchmark, read_attributes
 
     known = None if attributes is None else read_attributes(attributes)
     compared = []
@@ -161,8 +161,9 @@ def _compare(
             of = [entry.results for entry in entries if entry.benchmark == benchmark]
             sequences = open_results_benchmark(benchmark, of, roots.get(benchmark), names)
             row = find_benchmark(benchmark)
-            # GOT-10k has one rule, whatever is asked for.
-            chosen = [row.protocol] if row.metric == "got10k" or not protocols else protocols
+            # GOT-10k has one rule, whatever is asked for; a run with restarts is measured as one.
+            usual = "restarts" if all(map(is_restarted, of)) else row.protocol
+            chosen = [usual] if row.metric == "got10k" or not protocols else protocols
             for protocol in chosen:
                 task = progress.add_task(f"{row.title}, {protocol}", total=len(sequences))
                 compared.append(

@@ -6,7 +6,8 @@ A protocol says which frames a sequence is divided by:
   one count so.
 - `valid-frames`: those with the target in sight. The published analysis of GRM counts so, except on AVisT.
 
-The first frame counts, and its box is the given one. GOT-10k has rules of its own: see `got10k_overlaps`.
+The first frame counts, and its box is the given one. GOT-10k has rules of its own: see `got10k_overlaps`. `restarts` is
+another way to run a tracker: see `grm.evaluation.restarts`.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from ..boxes import Boxes, iou
 
 Floats = NDArray[np.float64]
-Protocol = Literal["all-frames", "valid-frames"]
+Protocol = Literal["all-frames", "valid-frames", "restarts"]
 
 #: (21,) overlaps that a frame has to exceed to be a success: 0, 0.05, ..., 1.
 SUCCESS_THRESHOLDS: Floats = np.linspace(0, 1, 21)

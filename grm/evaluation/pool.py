@@ -18,10 +18,12 @@ from ..crop import Image
 from ..data import VideoSequence
 from ..errors import DataError, GrmError
 from .results import Results, RunFolder, check_name
-from .runner import FrameTracker, overlaps, track_sequence
+from .runner import FrameTracker, Trajectory, overlaps, track_sequence
 
 #: Makes a tracker in the process that uses it, given the number of that process, from 0 on. It can be pickled.
 TrackerFactory = Callable[[int], FrameTracker]
+#: How a sequence is tracked; can be pickled.
+Track = Callable[[FrameTracker, VideoSequence], Trajectory]
 #: Told of so many frames more that were read.
 Advance = Callable[[int], object]
 # Seconds between two such messages of a process.
@@ -105,6 +107,7 @@ def run_sequences(
     run: RunFolder,
     make_tracker: TrackerFactory,
     *,
+    track: Track = track_sequence,
     processes: int = 1,
     advance: Advance = lambda frames: None,
 ) -> Iterator[Outcome]:
@@ -115,6 +118,7 @@ def run_sequences(
         left: numbers of those to track, as of `plan_run`.
         run: where the results go.
         make_tracker: called once in each process.
+        track: how a sequence is tracked: `track_sequence` or `grm.evaluation.restarts.track_with_restarts`.
         processes: with 1, everything happens in this one.
         advance: called in this process.
 
@@ -129,9 +133,9 @@ def run_sequences(
     if processes == 1 or len(left) < 2:
         tracker = make_tracker(0) if left else None
         for number in left:
-            yield _track_one(tracker, sequences, number, run, advance)
+            yield _track_one(tracker, track, sequences, number, run, advance)
         return
-    with closing(_Workers(sequences, run, make_tracker, min(processes, len(left)))) as workers:
+    with closing(_Workers(sequences, run, make_tracker, track, min(processes, len(left)))) as workers:
         yield from workers.work_off(left, advance)
 
 
@@ -139,7 +143,12 @@ class _Workers:
     """Processes that are handed one sequence after the other, each through a pipe of its own."""
 
     def __init__(
-        self, sequences: Sequence[VideoSequence], run: RunFolder, make_tracker: TrackerFactory, count: int
+        self,
+        sequences: Sequence[VideoSequence],
+        run: RunFolder,
+        make_tracker: TrackerFactory,
+        track: Track,
+        count: int,
     ) -> None:
         self._sequences = sequences
         # Not forked: threads and CUDA do not survive it.
@@ -149,7 +158,8 @@ class _Workers:
         self._at: dict[Connection, int | None] = {}
         for number in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, number, sequences, run, make_tracker), daemon=True)
+            job = (theirs, number, sequences, run, make_tracker, track)
+            process = context.Process(target=_work, args=job, daemon=True)
             process.start()
             theirs.close()
             self._processes[ours], self._at[ours] = process, None
@@ -197,7 +207,12 @@ class _Workers:
 
 
 def _work(
-    pipe: Connection, number: int, sequences: Sequence[VideoSequence], run: RunFolder, make_tracker: TrackerFactory
+    pipe: Connection,
+    number: int,
+    sequences: Sequence[VideoSequence],
+    run: RunFolder,
+    make_tracker: TrackerFactory,
+    track: Track,
 ) -> None:
     """A process: says None when it is ready, then how each sequence went that it is handed; ends when handed None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
@@ -209,7 +224,7 @@ def _work(
         return
     pipe.send(None)
     while (at := pipe.recv()) is not None:
-        pipe.send(_track_one(tracker, sequences, at, run, pipe.send))
+        pipe.send(_track_one(tracker, track, sequences, at, run, pipe.send))
 
 
 def _end_with_parent() -> None:
@@ -251,14 +266,19 @@ class _Watched:
 
 
 def _track_one(
-    tracker: FrameTracker, sequences: Sequence[VideoSequence], number: int, run: RunFolder, advance: Advance
+    tracker: FrameTracker,
+    track: Track,
+    sequences: Sequence[VideoSequence],
+    number: int,
+    run: RunFolder,
+    advance: Advance,
 ) -> Outcome:
     name = f"sequence {number + 1}"
     try:
         sequence = sequences[number]
         name = sequence.name
         watched = _Watched(sequence, advance)
-        trajectory = track_sequence(tracker, watched)
+        trajectory = track(tracker, watched)
         watched.tell()
         run.write(sequence, trajectory)
         seconds = float(trajectory.seconds[1:].sum())

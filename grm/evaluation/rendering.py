@@ -15,8 +15,8 @@ HEADINGS = {"P_norm": "P norm", "SR50": "SR 0.5", "SR75": "SR 0.75"}
 def title(comparison: Comparison) -> str:
     """What a table is of: benchmark, protocol, number of sequences."""
     count = len(comparison.names)
-    of = f"{count} sequences" if count == comparison.listed else f"{count} of {comparison.listed} sequences"
-    return f"{comparison.title}, {comparison.rule}, {of}"
+    of = str(count) if count == comparison.listed else f"{count} of {comparison.listed}"
+    return f"{comparison.title}, {comparison.rule}, {of} sequence{'s' if comparison.listed > 1 else ''}"
 
 
 def header(comparison: Comparison) -> list[str]:
@@ -27,17 +27,21 @@ def header(comparison: Comparison) -> list[str]:
 
 
 def cells(comparison: Comparison) -> list[list[str]]:
-    """A row for each tracker, figures in percent; the difference to the first tracker with its standard error."""
+    """A row for each tracker: figures in percent, failures as they are, the difference to the first with its error."""
     several = len(comparison.rows) > 1
     return [
         [
             row.label,
-            *(f"{100 * row.score.figures[name]:.1f}" for name in comparison.figures),
+            *(_value_text(name, row.score.figures[name]) for name in comparison.figures),
             *([gap_text(row)] if several else []),
             "" if row.speed is None else f"{row.speed:.1f}",
         ]
         for row in comparison.rows
     ]
+
+
+def _value_text(figure: str, value: float) -> str:
+    return f"{value:.2f}" if figure == "failures" else f"{100 * value:.1f}"
 
 
 def gap_text(row: Row) -> str:

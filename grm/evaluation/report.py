@@ -143,6 +143,10 @@ def compare(
 
     """
     benchmark = find_benchmark(name)
+    for results in entries:
+        if (protocol == "restarts") != is_restarted(results):
+            ran = "with restarts" if is_restarted(results) else "in one pass"
+            raise DataError(f"{results.folder}: was run {ran}, and {protocol} needs the other")
     if not benchmark.truth:
         raise DataError(f"{benchmark.title}: its truth is not public: send the results to its server (grm submit)")
     scored: list[list[SequenceScore]] = [[] for _ in entries]
@@ -172,7 +176,7 @@ def compare(
         advance()
     if not numbers:
         raise DataError(f"{benchmark.title}: there is no sequence that all trackers have results of")
-    figures = FIGURES[benchmark.metric]
+    figures = FIGURES["restarts" if protocol == "restarts" else benchmark.metric]
     rows = [
         Row(
             results.label,
@@ -189,7 +193,7 @@ def compare(
     return Comparison(
         benchmark=name,
         title=benchmark.title,
-        protocol=None if benchmark.metric == "got10k" else protocol,
+        protocol=None if benchmark.metric == "got10k" and protocol != "restarts" else protocol,
         figures=figures,
         names=names,
         listed=len(sequences),
@@ -198,6 +202,11 @@ def compare(
         attributes=_chosen(attributes or {}, names),
         open_sequence=lambda index: sequences[numbers[index]],
     )
+
+
+def is_restarted(results: Results) -> bool:
+    """Whether these are results of a run that shows a tracker its target again after each failure."""
+    return (results.run or {}).get("identity", {}).get("protocol") == "restarts"
 
 
 def attribute_scores(comparison: Comparison) -> dict[str, list[BenchmarkScore]]:

@@ -23,9 +23,14 @@ from .metrics import (
     got10k_scores,
     scores,
 )
+from .restarts import accuracy_and_failures
 
 #: The figures of each metric, by the names that tables have; the first is what trackers are ranked by.
-FIGURES = {"success": ("AUC", "P_norm", "P", "OP50", "OP75"), "got10k": ("AO", "SR50", "SR75")}
+FIGURES = {
+    "success": ("AUC", "P_norm", "P", "OP50", "OP75"),
+    "got10k": ("AO", "SR50", "SR75"),
+    "restarts": ("accuracy", "failures"),
+}
 # Differences below so many standard errors are noise: the 95% quantile of a normal distribution, both sides.
 _NOISE = 1.96
 
@@ -45,12 +50,12 @@ class SequenceScore(NamedTuple):
     """The figures of one tracker on one sequence. A benchmark's are their mean, each with its weight."""
 
     name: str
-    #: 1; of GOT-10k, whose frames are pooled, the number of frames that count.
+    #: 1; of GOT-10k, whose frames are pooled, the number of frames that count; with restarts that of all frames.
     weight: float
-    #: In [0, 1], by the names of `FIGURES`.
+    #: By the names of `FIGURES`; in [0, 1], but for the number of failures.
     figures: dict[str, float]
-    #: Of GOT-10k the success curve alone.
-    success: NDArray[np.float64]
+    #: Of GOT-10k the success curve alone, with restarts none.
+    success: NDArray[np.float64] | None
     precision: NDArray[np.float64] | None
     normalized: NDArray[np.float64] | None
 
@@ -60,7 +65,7 @@ class BenchmarkScore(NamedTuple):
 
     sequences: int
     figures: dict[str, float]
-    success: NDArray[np.float64]
+    success: NDArray[np.float64] | None
     precision: NDArray[np.float64] | None
     normalized: NDArray[np.float64] | None
 
@@ -114,6 +119,9 @@ def score_sequence(truth: Truth, repetitions: Sequence[Boxes], protocol: Protoco
         if len(boxes) < count:
             raise DataError(f"{truth.name}: {len(boxes)} boxes for {count} frames")
     tracked = [boxes[:count] for boxes in repetitions]
+    if protocol == "restarts":
+        runs = np.mean([accuracy_and_failures(boxes, truth.boxes) for boxes in tracked], axis=0)
+        return SequenceScore(truth.name, count, dict(zip(FIGURES["restarts"], runs.tolist(), strict=True)), *[None] * 3)
     if truth.counted is not None and truth.size is not None:
         pooled = [got10k_overlaps(boxes, truth.boxes, truth.counted, *truth.size) for boxes in tracked]
         overlaps = np.concatenate(pooled)

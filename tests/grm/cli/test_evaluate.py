@@ -87,6 +87,17 @@ def test_a_sequence_that_fails(grm, tmp_path):
     assert "folder, all-frames, 1 of 2 sequences" in out and read_run(run)["root"] == str(tmp_path / "data")
 
 
+def test_restarts(grm, tmp_path):
+    write_folder(tmp_path / "data" / "clip", count=20)
+    command = ("evaluate", "folder", "--root", tmp_path / "data", "--protocol", "restarts")
+    status, out, err = grm(*command, "--output", tmp_path / "run", *QUICK)
+    assert status == 0 and "folder, restarts, 1 sequence " in out and "accuracy  failures" in out
+    status, again, _ = grm("report", tmp_path / "run", "--html", tmp_path / "a.html")
+    assert status == 0 and out.split() == again.split()
+    status, out, err = grm("report", tmp_path / "run", "--protocol", "all-frames")
+    assert status == 1 and "was run with restarts" in err
+
+
 def test_under_torchrun_each_process_has_its_share(grm, tmp_path, monkeypatch):
     for name in "abcde":
         write_folder(tmp_path / "data" / name, count=3)
