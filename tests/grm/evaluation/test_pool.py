@@ -99,6 +99,7 @@ def test_failures_stay_alone(tmp_path):
     assert Results(tmp_path / "run").names == ["video-0", "video-4", "video-5"]
 
 
+@pytest.mark.slow
 def test_a_process_that_dies(tmp_path):
     outcomes = evaluate(tmp_path / "run", Dying(7), 2)
     faults = {"video-4": "its process ended with status 7"}
