@@ -123,7 +123,7 @@ def evaluate(
     more: dict[str, Any] = {} if rendered is None else {"synthetic": rendered.model_dump(mode="json")}
     restarts = protocol is ProtocolName.restarts
     if restarts:
-        more["protocol"] = protocol.value
+        more["protocol"] = ProtocolName.restarts.value
     identity = run_identity(model, benchmark, device=device, dtype=dtype.dtype, settings=more)
     label = label or Path(weights or config or DEFAULT).stem
     folder = output or Path("results") / benchmark / f"{label}-{identity_hash(identity)[:8]}"
@@ -161,7 +161,7 @@ def evaluate(
         except KeyboardInterrupt:
             tell(f"stopped by you: {folder} holds what is finished, and the same command goes on")
             raise typer.Exit(_INTERRUPTED) from None
-    _finish(benchmark, run, sequences, about["protocol"], found, whole=part.count == 1)
+    _finish(benchmark, run, sequences, about["protocol"], found, whole=part.parts == 1)
 
 
 def make_tracker(

@@ -1,5 +1,6 @@
 """`grm report`: trackers compared over benchmarks. `grm submit`: results for the servers that keep the truth."""
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -173,7 +174,7 @@ def _compare(
                         sequences,
                         protocol,
                         attributes=known,
-                        advance=lambda task=task: progress.advance(task),
+                        advance=partial(progress.advance, task),
                     )
                 )
     return compared

@@ -75,7 +75,7 @@ def code_hash() -> str:
 
 
 def _files(name: str) -> Iterator[Path]:
-    path = Path(import_module(name).__file__)
+    path = Path(str(import_module(name).__file__))
     if path.name != "__init__.py":
         yield path
         return

@@ -217,7 +217,7 @@ def _overlap(tracked: Boxes, truth: Boxes) -> Floats:
 
 
 def _has_area(boxes: Boxes) -> NDArray[np.bool_]:
-    return np.isfinite(boxes).all(-1) & (boxes[:, 2:] > 0).all(-1)
+    return np.all(np.isfinite(boxes), axis=-1) & np.all(boxes[:, 2:] > 0, axis=-1)
 
 
 def _inside(boxes: Boxes, width: int, height: int) -> Boxes:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from multiprocessing.connection import Connection, wait
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,9 +57,9 @@ class Plan(NamedTuple):
 class Part(NamedTuple):
     """One of several runs that share the sequences of a benchmark, as on several machines; they need not meet."""
 
-    #: From 0 to count - 1.
-    index: int
-    count: int
+    #: From 0 to parts - 1.
+    rank: int
+    parts: int
 
 
 #: The only one.
@@ -80,7 +80,7 @@ def plan_run(sequences: Sequence[VideoSequence], run: RunFolder, part: Part = WH
     """
     known, lengths, names = [], {}, set()
     results = None
-    for number in range(part.index, len(sequences), part.count):
+    for number in range(part.rank, len(sequences), part.parts):
         name = f"sequence {number + 1}"
         try:
             sequence = sequences[number]
@@ -130,8 +130,10 @@ def run_sequences(
 
     """
     left = list(left)
-    if processes == 1 or len(left) < 2:
-        tracker = make_tracker(0) if left else None
+    if not left:
+        return
+    if processes == 1 or len(left) == 1:
+        tracker = make_tracker(0)
         for number in left:
             yield _track_one(tracker, track, sequences, number, run, advance)
         return
@@ -168,7 +170,7 @@ class _Workers:
         """Hands out sequences until all processes have ended."""
         queue = left[::-1]
         while self._processes:
-            for pipe in wait(list(self._processes)):
+            for pipe in cast(list[Connection], wait(list(self._processes))):
                 try:
                     message = pipe.recv()
                 except (EOFError, ConnectionResetError):

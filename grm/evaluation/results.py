@@ -183,7 +183,7 @@ class Results:
         """How long the tracked frames took; None where that is not known."""
         if self.run is not None:
             finished = _read_finished(self.folder, name)
-            return finished and Speed(finished["frames"] - 1, finished["seconds"])
+            return None if finished is None else Speed(finished["frames"] - 1, finished["seconds"])
         seconds = self.times(name)
         if seconds is None:
             return None
