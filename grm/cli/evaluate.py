@@ -79,8 +79,9 @@ def evaluate(
     protocol: Annotated[
         ProtocolName | None,
         typer.Option(
-            help="Which frames count; default: the benchmark's own. restarts: VOT's way, with the target shown again "
-            "after each failure."
+            metavar="PROTOCOL",
+            help="Which frames count: all-frames or valid-frames; default: the benchmark's own. restarts: VOT's way, "
+            "with the target shown again after each failure.",
         ),
     ] = None,
     names: Names = None,

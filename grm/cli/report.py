@@ -18,9 +18,9 @@ def report(
     results: Annotated[
         list[str],
         typer.Argument(
-            metavar="[BENCHMARK:][LABEL=]FOLDER...",
-            help="Folders of results: of grm evaluate, pytracking, GOT-10k's toolkit, or NAME.txt for each sequence. "
-            "The others are compared with the first.",
+            metavar="RESULTS",
+            help="[BENCHMARK:][LABEL=]FOLDER each: of grm evaluate, pytracking, GOT-10k's toolkit, or with NAME.txt "
+            "for each sequence. The others are compared with the first.",
         ),
     ],
     benchmark: Annotated[
@@ -36,7 +36,10 @@ def report(
     names: Names = None,
     protocol: Annotated[
         list[ProtocolName] | None,
-        typer.Option(help="Which frames count; repeat for both. Default: the benchmark's own."),
+        typer.Option(
+            metavar="PROTOCOL",
+            help="Which frames count: all-frames or valid-frames; repeat for both. Default: the benchmark's own.",
+        ),
     ] = None,
     attributes: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Attributes of sequences: NAME,ATTRIBUTE,... in a line.")
@@ -52,7 +55,7 @@ def report(
         int, typer.Option(metavar="N", min=0, help="Print the sequences where the first and the last differ most.")
     ] = 0,
 ) -> None:
-    """Compare trackers: tables, plots, and which differences are noise."""
+    """Compare trackers: tables, plots, and what of it is noise."""
     from json import dumps
 
     from ..evaluation.page import html_page
