@@ -1,6 +1,7 @@
-"""Files written as a whole or not at all."""
+"""Files written as a whole or not at all, and files that are read only if they are files."""
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,6 +37,25 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             _sync_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: str | Path, fault: type[Exception]) -> BinaryIO:
+    """Opens a file to be read, in binary. A pipe, which may never say anything, or a device that never ends is refused.
+
+    Args:
+        path: of the file.
+        fault: raised where it is no regular file.
+
+    Raises:
+        OSError: it cannot be opened.
+
+    """
+    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return os.fdopen(descriptor, "rb")
+    os.close(descriptor)
+    raise fault(f"{path}: expected a file, got {'a folder' if stat.S_ISDIR(mode) else 'a pipe or a device'}")
 
 
 def write_text(path: str | Path, text: str) -> None:

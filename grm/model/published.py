@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import WeightsError
-from .pickles import read_pickled_checkpoint
+from .checkpoints import read_pickled_checkpoint
 
 # A vision transformer's names, as MAE, DeiT and the published GRM have them, and ours.
 _ENCODER_NAMES = (

@@ -1,13 +1,9 @@
-"""Weights: round trips, foreign files, strictness, and pickles that mean harm."""
+"""Weights: round trips, foreign files, strictness."""
 
 import errno
-import importlib
-import io
 import os
 import pickle
 import sys
-import types
-import zipfile
 from collections import OrderedDict
 
 import pytest
@@ -17,7 +13,6 @@ from safetensors.torch import load_file, save_file
 
 from grm.errors import ConfigError, WeightsError
 from grm.model import GRM, load_model, load_pretrained_encoder, load_weights, save_weights
-from grm.model.pickles import Placeholder, read_pickled_checkpoint
 
 from .small import images, small_config, small_model
 
@@ -170,25 +165,6 @@ def published(model):
     return net
 
 
-@pytest.fixture
-def foreign_module():
-    """A module that exists while a checkpoint is written, and is gone when it is read."""
-    module = types.ModuleType("foreign_trainer")
-
-    class Settings:
-        pass
-
-    class Meter(dict):
-        pass
-
-    for cls in (Settings, Meter):
-        cls.__module__, cls.__qualname__ = "foreign_trainer", cls.__name__
-        setattr(module, cls.__name__, cls)
-    sys.modules["foreign_trainer"] = module
-    yield module
-    sys.modules.pop("foreign_trainer", None)
-
-
 def test_published_checkpoint_with_foreign_classes(tmp_path, foreign_module):
     model = small_model()
     settings, meter = foreign_module.Settings(), foreign_module.Meter(loss=torch.ones(3))
@@ -233,150 +209,6 @@ def test_other_checkpoints_are_refused(tmp_path, content):
         WeightsError, match=r"not a published GRM checkpoint: expected a dictionary of tensors under 'net'"
     ):
         load_weights(small_model(), tmp_path / "other.pth")
-
-
-# --- pickles ---
-
-
-class Harm:
-    """Pickles into a call of any function."""
-
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
-
-
-def write_checkpoint(path, data):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("planted/data.pkl", data)
-        archive.writestr("planted/byteorder", "little")
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4, 5])
-@pytest.mark.parametrize("where", ["net", "beside"])
-def test_nothing_that_a_pickle_names_is_called(tmp_path, protocol, where):
-    mark = tmp_path / "mark"
-    harms = [
-        Harm(os.system, f"touch {mark}"),
-        Harm(eval, f"open({str(mark)!r}, 'w')"),
-        Harm(open, str(mark), "w"),
-        Harm(importlib.import_module, "this"),
-        Harm(os.mkdir, str(mark)),
-    ]
-    checkpoint = {"net": {"x": 1}, "planted": harms}
-    if where == "net":
-        checkpoint = {"net": {"x": harms[0]}}
-    write_checkpoint(tmp_path / "planted.pth.tar", pickle.dumps(checkpoint, protocol))
-    read = read_pickled_checkpoint(tmp_path / "planted.pth.tar")
-    planted = read["planted"] if where == "beside" else [read["net"]["x"]]
-    assert all(isinstance(item, Placeholder) for item in planted)
-    with pytest.raises(WeightsError):
-        load_weights(small_model(), tmp_path / "planted.pth.tar")
-    assert not mark.exists()
-    assert "this" not in sys.modules
-
-
-def test_nothing_that_a_pickle_names_is_imported(tmp_path, monkeypatch):
-    mark = tmp_path / "mark"
-    (tmp_path / "planted_module.py").write_text(f"open({str(mark)!r}, 'w')\nclass Thing: ...\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    for data in (
-        b"cplanted_module\nThing\n.",
-        b"\x80\x04\x8c\x0eplanted_module\x8c\x05Thing\x93.",
-        b"(iplanted_module\nThing\n.",
-    ):
-        write_checkpoint(tmp_path / "planted.pth.tar", data)
-        read_pickled_checkpoint(tmp_path / "planted.pth.tar")
-    assert "planted_module" not in sys.modules
-    assert not mark.exists()
-
-
-def test_foreign_objects_may_be_filled_and_called(tmp_path):
-    # A global, called, then filled as a list, a set and a dictionary, given a state, and its result called.
-    data = b"\x80\x04cforeign\nThing\n)R" + b"K\x01a(K\x02K\x03e(K\x04\x90" + b"K\x05K\x06s}b" + b")R."
-    write_checkpoint(tmp_path / "x.pth", data)
-    assert isinstance(read_pickled_checkpoint(tmp_path / "x.pth"), Placeholder)
-
-
-@pytest.mark.parametrize(
-    "data",
-    [
-        b"",
-        b"garbage",
-        b"\x80\x04}",  # no end
-        b"\x80\x02ctorch._utils\n_rebuild_tensor_v2\n(K\x01K\x02tR.",  # not a storage
-        b"\x80\x02(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000NK\x04tQ.",  # no record
-    ],
-)
-def test_broken_pickles_are_one_error(tmp_path, data):
-    write_checkpoint(tmp_path / "x.pth", data)
-    with pytest.raises(WeightsError, match=r"x\.pth: the checkpoint is broken"):
-        read_pickled_checkpoint(tmp_path / "x.pth")
-
-
-def test_tensors_outside_of_their_storage_are_refused(tmp_path):
-    path = tmp_path / "x.pth"
-    torch.save({"net": {"x": torch.arange(4.0)}}, path)
-    with zipfile.ZipFile(path) as archive:
-        records = {name: archive.read(name) for name in archive.namelist()}
-    record = next(name for name in records if name.endswith("data/0"))
-    for shorter in (b"", b"\0" * 8):
-        records[record] = shorter
-        with zipfile.ZipFile(path, "w") as archive:
-            for name, data in records.items():
-                archive.writestr(name, data)
-        with pytest.raises(WeightsError, match="the checkpoint is broken"):
-            read_pickled_checkpoint(path)
-
-
-def test_tensors_of_every_kind_are_read_as_written(tmp_path):
-    shared = torch.arange(24.0).view(4, 6)
-    tensors = {
-        "view": shared[1:, ::2],
-        "transposed": shared.T,
-        "half": torch.tensor([1.5], dtype=torch.float16),
-        "bfloat16": torch.tensor([1.5], dtype=torch.bfloat16),
-        "double": torch.tensor(2.5, dtype=torch.float64),
-        "long": torch.tensor([3, -4]),
-        "bool": torch.tensor([True, False]),
-        "empty": torch.empty(0, 3),
-        "parameter": torch.nn.Parameter(torch.ones(2)),
-    }
-    torch.save({"net": tensors}, tmp_path / "x.pth")
-    read = read_pickled_checkpoint(tmp_path / "x.pth")["net"]
-    for name, tensor in tensors.items():
-        assert read[name].dtype == tensor.dtype
-        assert torch.equal(read[name], tensor.detach()), name
-
-
-def test_old_format_with_tensors_only_is_read_and_else_refused(tmp_path, foreign_module):
-    path = tmp_path / "old.pth"
-    torch.save({"net": {"x": torch.ones(2)}}, path, _use_new_zipfile_serialization=False)
-    assert torch.equal(read_pickled_checkpoint(path)["net"]["x"], torch.ones(2))
-    torch.save({"settings": foreign_module.Settings()}, path, _use_new_zipfile_serialization=False)
-    with pytest.raises(WeightsError, match=r"not a checkpoint of torch.save, or one of before torch 1\.6"):
-        read_pickled_checkpoint(path)
-    path.write_bytes(b"nothing of the kind")
-    with pytest.raises(WeightsError, match="not a checkpoint"):
-        read_pickled_checkpoint(path)
-    with pytest.raises(OSError, match="missing"):
-        read_pickled_checkpoint(tmp_path / "missing.pth")
-
-
-def test_other_archives_are_refused(tmp_path):
-    with zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
-        archive.writestr("readme.txt", "hello")
-    with pytest.raises(WeightsError, match=r"no data\.pkl"):
-        read_pickled_checkpoint(tmp_path / "x.pth")
-    buffer = io.BytesIO()
-    torch.save({"x": torch.ones(1)}, buffer)
-    with zipfile.ZipFile(buffer) as source, zipfile.ZipFile(tmp_path / "x.pth", "w") as archive:
-        for name in source.namelist():
-            archive.writestr(name, b"big" if name.endswith("byteorder") else source.read(name))
-    with pytest.raises(WeightsError, match="little-endian"):
-        read_pickled_checkpoint(tmp_path / "x.pth")
 
 
 # --- pretrained vision transformers ---
