@@ -1,5 +1,24 @@
 """Faults that a user can mend. The command line tells each in one line, without a trace of where it was found."""
 
+# Of a text that came from a file, and of a line of a message, so many characters are shown.
+_SHOWN_OF_FILES, _SHOWN_OF_LINES = 100, 2000
+
+
+def shown(value: object) -> str:
+    """What a message says of something that a file holds: in one line, clipped, and nothing in it steers a terminal."""
+    return printable(clipped(str(value), _SHOWN_OF_FILES).replace("\n", "\\n"))
+
+
+def printable(text: str) -> str:
+    """A text in which all that is neither printed nor a line's end is escaped, with long lines clipped."""
+    lines = (clipped(line, _SHOWN_OF_LINES) for line in text.split("\n"))
+    return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
+
+
+def clipped(text: str, count: int) -> str:
+    """The text, or so many of its characters and a sign that there were more."""
+    return text if len(text) <= count else f"{text[:count]}..."
+
 
 class GrmError(Exception):
     """Anything that is wrong with what `grm` was given; the message has one line for each fault."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..errors import GrmError
+from ..errors import GrmError, printable
 from . import data, evaluate, inspect, report, speed, track, train
 
 app = typer.Typer(
@@ -89,6 +89,6 @@ def run() -> None:
 
 
 def _fail(message: str) -> None:
-    for line in message.splitlines():
+    for line in printable(message).split("\n"):
         print(f"grm: {line}", file=sys.stderr)
     sys.exit(1)

@@ -118,7 +118,7 @@ def calibrate(
     from ..tracking.calibration import fix_layers
 
     check_outputs([output], weights, *sources)
-    if output is not None and output.suffix != ".safetensors":
+    if output is not None and output.suffix.lower() != ".safetensors":
         raise ConfigError(f"{output}: expected a .safetensors file to write")
     device = device_named(device)
     model = load(weights, config, settings)

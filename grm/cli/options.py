@@ -50,8 +50,8 @@ Weights = Annotated[
     str | None,
     typer.Option(
         metavar="FILE|NAME",
-        help="A .safetensors file of ours, a published checkpoint (with --config), or the name of shipped weights "
-        "(see grm presets); default: the shipped ones.",
+        help="A .safetensors file of ours, a run's checkpoint.pt, a published checkpoint (with --config), or a name of "
+        "shipped weights (see grm presets); default: the shipped ones.",
     ),
 ]
 ConfigOption = Annotated[
@@ -110,8 +110,6 @@ def load(weights: str | None, config: str | None, settings: Iterable[str] | None
     path = _weights_file(weights)
     summary = f" ({WEIGHTS[weights].summary})" if weights in WEIGHTS and str(path) != weights else ""
     if config is None:
-        if path.suffix.lower() != ".safetensors":
-            raise WeightsError(f"{weights}: not a .safetensors file of ours; a published checkpoint needs --config too")
         model = load_model(path, settings)
     else:
         model = GRM(load_config(config, settings).model).eval()

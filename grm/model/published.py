@@ -8,7 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import WeightsError
+from ..errors import WeightsError, shown
 from .checkpoints import read_pickled_checkpoint
 
 # A vision transformer's names, as MAE, DeiT and the published GRM have them, and ours.
@@ -31,19 +31,33 @@ _BRANCHES = {"ctr": "center", "size": "size", "offset": "offset"}
 _UNUSED_IN_PUBLISHED = re.compile(r"backbone\.(cls_token|pos_embed)")
 _UNUSED_IN_PRETRAINED = re.compile(r"cls_token|dist_token|(head|head_dist)\..+")
 
+_WRAPPERS = ("module.", "_orig_mod.")
+
 # So many keys of a file are listed in an error.
 _LISTED = 20
 
 
-def read_published(path: str | Path) -> dict[str, Any]:
-    """Reads the parameters of a published GRM checkpoint, by our names; an unknown one keeps its own.
+def published_weights(checkpoint: Any, path: str | Path) -> dict[str, Any]:
+    """The parameters of a published GRM checkpoint, by our names; an unknown one keeps its own.
+
+    Args:
+        checkpoint: as of `read_pickled_checkpoint`.
+        path: of the file, for messages.
 
     Raises:
-        WeightsError: not such a file.
+        WeightsError: not such a checkpoint.
 
     """
-    checkpoint = _section(path, "net", "a published GRM checkpoint")
-    return {_our_name(name): value for name, value in checkpoint.items() if not _UNUSED_IN_PUBLISHED.fullmatch(name)}
+    net = _section(checkpoint, path, "net", "a published GRM checkpoint")
+    return {_our_name(name): value for name, value in net.items() if not _UNUSED_IN_PUBLISHED.fullmatch(name)}
+
+
+def without_wrappers(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's state without the prefixes that torch.compile and data parallelism put before all of its names."""
+    for prefix in _WRAPPERS * 2:  # either may be around the other
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): value for name, value in state.items()}
+    return dict(state)
 
 
 def read_vision_transformer(path: str | Path, grids: Mapping[str, int]) -> dict[str, Any]:
@@ -58,7 +72,7 @@ def read_vision_transformer(path: str | Path, grids: Mapping[str, int]) -> dict[
         WeightsError: not such a file.
 
     """
-    checkpoint = _section(path, "model", "a pretrained vision transformer")
+    checkpoint = _section(read_pickled_checkpoint(path), path, "model", "a pretrained vision transformer")
     prefix = 2 if "dist_token" in checkpoint else 1
     tensors = {name: value for name, value in checkpoint.items() if not _UNUSED_IN_PRETRAINED.fullmatch(name)}
     position = tensors.pop("pos_embed", None)
@@ -69,13 +83,25 @@ def read_vision_transformer(path: str | Path, grids: Mapping[str, int]) -> dict[
     return tensors
 
 
-def _section(path: str | Path, key: str, what: str) -> dict[str, Any]:
-    checkpoint = read_pickled_checkpoint(path)
+def _section(checkpoint: Any, path: str | Path, key: str, what: str) -> dict[str, Any]:
     section = checkpoint.get(key) if isinstance(checkpoint, dict) else None
-    if not isinstance(section, dict) or not all(isinstance(name, str) for name in section):
-        keys = sorted(map(str, checkpoint))[:_LISTED] if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise WeightsError(f"{path}: not {what}: expected a dictionary of tensors under {key!r}, found {keys}")
-    return section
+    if _is_state(section) or section == {}:
+        return without_wrappers(section)
+    found, hint = type(checkpoint).__name__, ""
+    if isinstance(checkpoint, dict):
+        names = sorted(shown(name) for name in checkpoint)
+        found = f"[{', '.join(names[:_LISTED])}{', ...' if len(names) > _LISTED else ''}]"
+        if states := [shown(name) for name, value in checkpoint.items() if _is_state(value)]:
+            hint = f"; if {states[0]!r} is what you want, torch.save({{{key!r}: checkpoint[{states[0]!r}]}}, ...)"
+        elif _is_state(checkpoint):
+            hint = f"; if it is the state of a model, torch.save({{{key!r}: checkpoint}}, ...)"
+    raise WeightsError(f"{path}: not {what}: expected a dictionary of tensors under {key!r}, found {found}{hint}")
+
+
+def _is_state(value: Any) -> bool:
+    """Whether it looks like the state of a model: tensors by name."""
+    named = isinstance(value, dict) and all(isinstance(name, str) for name in value)
+    return named and any(isinstance(tensor, Tensor) for tensor in value.values())
 
 
 def _our_name(name: str) -> str:

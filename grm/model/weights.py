@@ -1,7 +1,8 @@
 """Weights: our own files, the published checkpoints, and pretrained vision transformers.
 
-Our own are safetensors with the model's configuration among the metadata. Loading is strict: a missing, unexpected or
-misshapen tensor is an error that names it.
+Our own are safetensors with the model's configuration among the metadata, and the checkpoints of training runs.
+Loading is strict: a missing, unexpected or misshapen tensor, or one with NaN or infinity in it, is an error that names
+it. What a file's configuration asks for is compared with its tensors before any of it is allocated.
 """
 
 import json
@@ -15,14 +16,17 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..config import parse_config
-from ..errors import WeightsError
-from ..files import replacing
+from ..errors import WeightsError, shown
+from ..files import open_regular, replacing
 from ..weights import DEFAULT, find_weights
+from .checkpoints import read_pickled_checkpoint
 from .grm import GRM
-from .published import read_published, read_vision_transformer
+from .published import published_weights, read_vision_transformer, without_wrappers
 
 #: Version of our file format, in the metadata.
 FORMAT = "grm-1"
+#: That of the checkpoints of `grm.training`.
+RUN_FORMAT = "grm-training-1"
 
 # So many names of a kind are listed in an error.
 _LISTED = 20
@@ -34,7 +38,7 @@ def save_weights(
     """Writes weights and configuration to a safetensors file. The file is replaced as a whole or not at all.
 
     Args:
-        model: in any mode, on any device; not one that was prepared for inference.
+        model: in any mode, on any device, wrapped by torch.compile or not; not one that was prepared for inference.
         path: of the file.
         metadata: more to keep with it; "format" and "config" are taken.
         dtype: that the weights are rounded to; None: as they are. Loading them gives a model its own dtype again.
@@ -47,13 +51,14 @@ def save_weights(
         raise ValueError("a model prepared for inference cannot be saved; save the one it was prepared from")
     metadata = {**(metadata or {}), "format": FORMAT, "config": model.config.model_dump_json()}
     # Not safetensors' own writing to a file, which nobody but its owner may read then.
-    content = save({name: _stored(tensor, dtype) for name, tensor in model.state_dict().items()}, metadata)
+    state = without_wrappers(model.state_dict())
+    content = save({name: _stored(tensor, dtype) for name, tensor in state.items()}, metadata)
     with replacing(path) as file:
         file.write(content)
 
 
 def load_model(path: str | Path = DEFAULT, overrides: Sequence[str] = ()) -> GRM:
-    """The model that a file of `save_weights` holds, in evaluation mode on the CPU.
+    """The model that a file of `save_weights` or a training run's checkpoint holds, in evaluation mode on the CPU.
 
     Args:
         path: of the file, or a name in `grm.weights.WEIGHTS`; by default the weights that come with the package.
@@ -65,31 +70,31 @@ def load_model(path: str | Path = DEFAULT, overrides: Sequence[str] = ()) -> GRM
 
     """
     path = find_weights(path)
-    tensors, metadata = _read_own(path)
-    try:
-        values = json.loads(metadata["config"])
-    except json.JSONDecodeError as error:
-        raise WeightsError(f"{path}: the configuration in the metadata is broken: {error}") from None
-    config = parse_config({"model": values}, overrides, name=str(path))
-    model = GRM(config.model)
-    _assign(model, tensors, set(model.state_dict()), path)
+    weights, values = _read_own(path) if _is_safetensors(path) else _read_run(path)
+    config = parse_config({"model": values}, overrides, name=str(path)).model
+    with torch.device("meta"):  # its shapes, before there is memory for them
+        planned = GRM(config).state_dict()
+    _check(planned, weights, set(planned), path)
+    model = GRM(config)
+    _assign(model, weights, set(planned), path)
     return model.eval()
 
 
 def load_weights(model: GRM, path: str | Path) -> None:
-    """Loads all weights of a model: from a file of `save_weights` (.safetensors), or from a published GRM checkpoint.
+    """Loads all weights of a model: from a file as of `load_model`, or from a published GRM checkpoint.
 
     A published checkpoint is a pickle, of which only the tensors are read: nothing that it names is imported or called.
 
     Raises:
-        WeightsError: neither of the two, or tensors missing, unexpected or of another shape than the model's.
+        WeightsError: none of these, or tensors missing, unexpected, not finite, or of another shape than the model's.
 
     """
-    if Path(path).suffix == ".safetensors":
-        tensors, _ = _read_own(path)
+    if _is_safetensors(path):
+        weights, _ = _read_own(path)
     else:
-        tensors = read_published(path)
-    _assign(model, tensors, set(model.state_dict()), path)
+        content = read_pickled_checkpoint(path)
+        weights = _run_weights(content) or published_weights(content, path)
+    _assign(model, weights, set(model.state_dict()), path)
 
 
 def load_pretrained_encoder(model: GRM, path: str | Path) -> None:
@@ -117,38 +122,78 @@ def _stored(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
     return tensor.to(dtype=dtype if tensor.is_floating_point() else None).contiguous()
 
 
-def _read_own(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _is_safetensors(path: str | Path) -> bool:
+    return Path(path).suffix.lower() == ".safetensors"
+
+
+def _read_own(path: str | Path) -> tuple[dict[str, Tensor], Any]:
+    """Tensors and configuration of a file of `save_weights`."""
+    open_regular(path, WeightsError).close()
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     except SafetensorError as error:
-        raise WeightsError(f"{path}: not a safetensors file, or a broken one: {error}") from None
+        raise WeightsError(f"{path}: not a safetensors file, or a broken one: {shown(error)}") from None
     if metadata.get("format") != FORMAT or "config" not in metadata:
         raise WeightsError(
-            f"{path}: not written by save_weights (format: expected {FORMAT}, got {metadata.get('format')})"
+            f"{path}: not written by save_weights (format: expected {FORMAT}, got {shown(metadata.get('format'))})"
         )
-    return tensors, metadata
+    return without_wrappers(tensors), _configuration(metadata["config"], path)
+
+
+def _read_run(path: str | Path) -> tuple[dict[str, Any], Any]:
+    """Weights and configuration of a training run's checkpoint."""
+    content = read_pickled_checkpoint(path)
+    weights = _run_weights(content)
+    if weights is None or not isinstance(content.get("config"), str):
+        raise WeightsError(
+            f"{path}: no checkpoint of a training run of ours; a published one needs its configuration (--config) too"
+        )
+    config = _configuration(content["config"], path)
+    return weights, config.get("model") if isinstance(config, dict) else config
+
+
+def _run_weights(content: Any) -> dict[str, Any] | None:
+    """The weights in a training run's checkpoint; None where it is none."""
+    if not isinstance(content, dict) or content.get("format") != RUN_FORMAT:
+        return None
+    state = content.get("state")
+    weights = state.get("model") if isinstance(state, dict) else None
+    return weights if isinstance(weights, dict) and all(isinstance(name, str) for name in weights) else None
+
+
+def _configuration(text: str, path: str | Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise WeightsError(f"{path}: the configuration in the file is broken: {shown(error)}") from None
 
 
 def _assign(model: GRM, tensors: Mapping[str, Any], required: set[str], path: str | Path) -> None:
     """Copies tensors into the model if they are those required, in the model's shapes; else changes nothing."""
-    state = model.state_dict()
+    _check(model.state_dict(), tensors, required, path)
+    model.load_state_dict(dict(tensors), strict=False)
+
+
+def _check(state: Mapping[str, Tensor], tensors: Mapping[str, Any], required: set[str], path: str | Path) -> None:
     faults = []
     if missing := sorted(required - set(tensors)):
         faults.append(f"missing: {_listed(missing)}")
     if unexpected := sorted(set(tensors) - required):
         faults.append(f"unexpected: {_listed(unexpected)}")
+    common = sorted(required & set(tensors))
     misshapen = [
         f"{name} (expected {tuple(state[name].shape)}, got {_shape(tensors[name])})"
-        for name in sorted(required & set(tensors))
+        for name in common
         if _shape(tensors[name]) != tuple(state[name].shape)
     ]
     if misshapen:
         faults.append(f"of another shape: {_listed(misshapen)}")
+    elif broken := [name for name in common if not tensors[name].isfinite().all()]:
+        faults.append(f"with NaN or infinity in it: {_listed(broken)}")
     if faults:
         raise WeightsError("\n  ".join([f"{path}: these weights do not fit the model", *faults]))
-    model.load_state_dict(dict(tensors), strict=False)
 
 
 def _shape(value: Any) -> Any:
@@ -157,4 +202,4 @@ def _shape(value: Any) -> Any:
 
 def _listed(names: Sequence[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return ", ".join(names[:_LISTED]) + more
+    return ", ".join(map(shown, names[:_LISTED])) + more

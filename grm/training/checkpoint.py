@@ -1,6 +1,5 @@
 """Checkpoints of a run: written as a whole or not at all."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,11 +8,11 @@ import torch
 from pydantic import ValidationError
 
 from ..config import Config
-from ..errors import CheckpointError
+from ..errors import CheckpointError, WeightsError
 from ..files import replacing
+from ..model.checkpoints import read_pickled_checkpoint
+from ..model.weights import RUN_FORMAT as FORMAT
 
-#: Version of the file format.
-FORMAT = "grm-training-1"
 #: Keys of the configuration that may change when a run is resumed, those of `data.held_out` besides; all others decide
 #: what the weights become.
 FREE_KEYS = frozenset(
@@ -53,24 +52,39 @@ def save_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint, its tensors on the CPU. Nothing but tensors and plain values is unpickled.
+    """Reads a checkpoint, its tensors on the CPU: as of `grm.model.checkpoints`, whatever it says.
 
     Raises:
         CheckpointError: not one, or a broken one.
+        OSError: it cannot be read.
 
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
-            if damaged := archive.testzip():
-                raise zipfile.BadZipFile(f"{damaged} is damaged")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a broken pickle can raise anything
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: the checkpoint cannot be read: {reason}") from None
+        content = read_pickled_checkpoint(path)
+    except WeightsError as error:
+        raise CheckpointError(str(error)) from None
     found = content.pop("format", None) if isinstance(content, dict) else None
     if found != FORMAT or set(content) != set(Checkpoint._fields):
-        raise CheckpointError(f"{path}: not a checkpoint of a training run (format: expected {FORMAT}, got {found})")
-    return Checkpoint(**content)
+        raise CheckpointError(f"{path}: not a checkpoint of a training run (expected the format {FORMAT})")
+    checkpoint = Checkpoint(**content)
+    if not _is_plausible(checkpoint):
+        raise CheckpointError(f"{path}: not a checkpoint of a training run: its values are not of the kinds expected")
+    return checkpoint
+
+
+def _is_plausible(checkpoint: Checkpoint) -> bool:
+    """Whether all values are of the types that `Checkpoint` says."""
+    numbers = all(type(n) is int and n >= 0 for n in (checkpoint.step, checkpoint.step_samples))
+    sections = isinstance(checkpoint.state, dict) and all(
+        isinstance(checkpoint.state.get(name), dict) for name in ("model", "optimizer", "scaler")
+    )
+    evaluations = isinstance(checkpoint.evaluations, dict) and all(
+        isinstance(step, int)
+        and isinstance(results, dict)
+        and all(isinstance(v, int | float) for v in results.values())
+        for step, results in checkpoint.evaluations.items()
+    )
+    return numbers and sections and evaluations and isinstance(checkpoint.config, str)
 
 
 def check_resumable(checkpoint: Checkpoint, config: Config, step_samples: int) -> None:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from ..config import Config
 from ..data.sample import Sample
-from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError, shown
 from ..files import write_text
 from ..model import GRM, load_pretrained_encoder, load_weights, save_weights
 from ..model.packing import has_fast_bfloat16
@@ -133,11 +133,15 @@ class Trainer:
         torch.manual_seed(training.seed)
         model = GRM(self.config.model)
         if training.pretrained and not checkpoint:
-            whole = training.pretrained.endswith((".safetensors", ".pth.tar"))
+            whole = training.pretrained.lower().endswith((".safetensors", ".pth.tar", ".pt"))
             (load_weights if whole else load_pretrained_encoder)(model, training.pretrained)
         self._step = TrainingStep(model, self.config, self.processes)
         if checkpoint:
-            self._step.load(checkpoint.state)
+            try:
+                self._step.load(checkpoint.state)
+            except (KeyError, RuntimeError, TypeError, ValueError) as error:
+                reason = shown(str(error).partition("\n")[0])
+                raise CheckpointError(f"{self.folder / CHECKPOINT_FILE}: does not fit this model: {reason}") from None
             self.evaluations = dict(checkpoint.evaluations)
         completed = checkpoint.step if checkpoint else 0
         if not self.processes.agree(completed):

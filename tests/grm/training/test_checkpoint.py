@@ -75,8 +75,26 @@ def test_what_is_no_checkpoint_is_refused(tmp_path, content):
         whole = path.read_bytes()
         damaged = whole.replace(torch.arange(4.0).numpy().tobytes(), torch.ones(4).numpy().tobytes())
         path.write_bytes({"cut": whole[:-300], "empty": b"", "text": b"hello", "damaged": damaged}[content])
-    with pytest.raises(CheckpointError, match=r"checkpoint.pt: (the checkpoint cannot be read|not a checkpoint of)"):
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt: (the checkpoint is broken|not a checkpoint of)"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"step": "3"},
+        {"step": -1},
+        {"config": 3},
+        {"state": {}},
+        {"evaluations": [1]},
+        {"evaluations": {1: {"ao": "x"}}},
+    ],
+    ids=str,
+)
+def test_values_of_another_kind_are_refused(tmp_path, change):
+    save_checkpoint(make_checkpoint()._replace(**change), tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="its values are not of the kinds expected"):
+        load_checkpoint(tmp_path / "checkpoint.pt")
 
 
 def test_only_its_own_run_goes_on():
