@@ -40,6 +40,10 @@ class MediaError(DataError):
     """A picture or a video that cannot be read or written; the message names the file."""
 
 
+class DamagedError(MediaError):
+    """A video of which something is damaged or missing, said after all that can be read of it."""
+
+
 class FrameError(GrmError, ValueError):
     """A frame that cannot be tracked in: its shape or size is not one of a frame."""
 

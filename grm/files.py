@@ -39,6 +39,41 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+class Unfinished:
+    """The place of a file while it is written: `NAME.unfinished.SUFFIX` beside its own, which it gets at the end.
+
+    What is there and is no regular file, a pipe or a terminal, is written to as it is.
+
+    Args:
+        path: of the file.
+
+    """
+
+    def __init__(self, path: str | Path):
+        self._final = Path(path)
+        special = self._final.exists() and not self._final.is_file()
+        #: Where to write.
+        self.path = self._final
+        if not special:
+            self._final = self._final.resolve()  # what a link means is replaced, not the link
+            self.path = self._final.with_name(f"{self._final.stem}.unfinished{self._final.suffix}")
+
+    def finish(self) -> Path:
+        """Puts the file in its place once it is on the disk, and returns that; errors as of `replacing`."""
+        if self.path != self._final:
+            with naming(self._final):
+                with open(self.path, "rb") as file:
+                    os.fsync(file.fileno())
+                os.replace(self.path, self._final)
+                _sync_folder(self._final.parent)
+        return self._final
+
+    def discard(self) -> None:
+        """Takes away what was written."""
+        if self.path != self._final:
+            self.path.unlink(missing_ok=True)
+
+
 def open_regular(path: str | Path, fault: type[Exception]) -> BinaryIO:
     """Opens a file to be read, in binary. A pipe, which may never say anything, or a device that never ends is refused.
 

@@ -3,17 +3,20 @@
 PyAV is imported when a video file is opened.
 """
 
+import itertools
 import re
+import time
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import cv2
 import numpy as np
 
 from ..crop import Image
-from ..errors import MediaError
+from ..errors import DamagedError, MediaError
+from .clock import FrameClock
 from .images import list_frames, read_image
 
 if TYPE_CHECKING:
@@ -22,6 +25,22 @@ if TYPE_CHECKING:
 
 # What a file says of its own length may be off by so many seconds; more is missing only where it was cut short.
 _SLACK = 0.2
+
+
+# FFmpeg takes what stands before a colon for a protocol; a playlist could name any file or address.
+_LOCAL = {"protocol_whitelist": "file"}
+# A file that is nothing but damage is not searched to its end.
+_MAX_FAULTS = 1000
+
+
+class Frame(NamedTuple):
+    """A frame, and where in its video it belongs."""
+
+    #: The first is 0. Frames that damage has taken away are counted.
+    number: int
+    #: Seconds since the first.
+    time: float
+    image: Image
 
 
 class Frames(Protocol):
@@ -38,6 +57,10 @@ class Frames(Protocol):
         """Frames from the first to the last."""
         ...
 
+    def timed(self) -> Iterator[Frame]:
+        """The same, with the number and the time of each."""
+        ...
+
 
 def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
     """Frames of a video file, of a folder of images in their natural order, or of a camera.
@@ -50,6 +73,8 @@ def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
         MediaError: there is no such thing, or it holds no frames.
 
     """
+    if match := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://", str(source)):
+        raise MediaError(f"{source}: {match[1]} is not read; record it to a file first")
     path = Path(source)
     if path.is_dir():
         return FolderFrames(path, rate or Fraction(30))
@@ -73,35 +98,83 @@ class VideoFrames:
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(30)
             self._end = _expected_end(container, stream)
             self.length = stream.frames or (round(self._end * self.rate) if self._end else None)
+            # Frames of an AVI have no times, but are counted.
+            self._timed = container.format.name != "avi"
 
     def __iter__(self) -> Iterator[Image]:
-        """Frames from the first to the last; a MediaError follows those that a damaged file still gives."""
-        import av
+        """Frames from the first to the last; errors as of `timed`."""
+        return (frame.image for frame in self.timed())
 
-        count, end = 0, 0.0
+    def timed(self) -> Iterator[Frame]:
+        """Frames from the first to the last; what cannot be decoded is passed over.
+
+        Raises:
+            DamagedError: after the last frame that could be read; says what was damaged, or missing.
+            MediaError: there is none.
+
+        """
+        clock, count, last, end, start = FrameClock(self.rate), 0, -1, 0.0, None
         with self._open() as container:
             stream = _video_stream(container, self.path)
             stream.thread_type = "AUTO"
-            try:
-                for frame in container.decode(stream):
-                    yield _upright(frame)
-                    count += 1
-                    lasts = frame.duration * frame.time_base if frame.duration else 1 / self.rate
-                    end = max(end, (frame.time or 0.0) + float(lasts))
-            except av.error.FFmpegError as error:
-                raise MediaError(f"{self.path}: broken after {count} frames: {error.strerror}") from None
+            for decoded in _decode(container, stream, clock):
+                seconds = decoded.time if self._timed else None
+                number = clock.number(seconds, key=bool(decoded.key_frame), corrupt=decoded.is_corrupt)
+                if number is None:
+                    continue
+                last = number
+                seconds = float(number / self.rate) if seconds is None else seconds
+                start = seconds if start is None else start
+                yield Frame(number, seconds - start, _upright(decoded))
+                count += 1
+                lasts = decoded.duration * decoded.time_base if decoded.duration else 1 / self.rate
+                end = max(end, seconds + float(lasts))
         if count == 0:
             raise MediaError(f"{self.path}: holds no frame that can be read")
+        if not self._timed and self.length and last + 1 < self.length:
+            clock.missed(self.length - last - 1)
+        faults = clock.faults()
         if self._end is not None and end < self._end - _SLACK:
-            raise MediaError(f"{self.path}: truncated: {end:.1f} of {self._end:.1f} seconds, {count} frames")
+            faults.append(f"truncated: {end:.1f} of {self._end:.1f} seconds")
+        if faults:
+            raise DamagedError(f"{self.path}: {', '.join(faults)}; {count} frames were read")
 
     def _open(self) -> "av.container.InputContainer":
         import av
 
         try:
-            return av.open(str(self.path))
+            return av.open(f"file:{self.path}", options=dict(_LOCAL))
         except (av.error.FFmpegError, OSError) as error:
             raise MediaError(f"{self.path}: not a video that can be read: {error.strerror}") from None
+
+
+def _decode(
+    container: "av.container.InputContainer", stream: "VideoStream", clock: FrameClock
+) -> Iterator["av.VideoFrame"]:
+    """Frames of a stream; what cannot be read or decoded is passed over, and told to the clock."""
+    import av
+
+    packets, faults = container.demux(stream), 0
+    while faults < _MAX_FAULTS:
+        try:
+            packet = next(packets, None)
+        except av.error.FFmpegError:  # the generator has ended with it; the file may go on
+            packets, faults = container.demux(stream), faults + 1
+            clock.missed()
+            continue
+        if packet is None:
+            return
+        if packet.is_corrupt:
+            clock.corrupt()
+        try:
+            decoded = packet.decode()
+        except av.error.EOFError:  # flushed already, before an error
+            return
+        except av.error.FFmpegError:
+            faults += 1
+            clock.missed()
+            continue
+        yield from decoded
 
 
 class FolderFrames:
@@ -115,8 +188,12 @@ class FolderFrames:
 
     def __iter__(self) -> Iterator[Image]:
         """Images from the first to the last; a MediaError at one that cannot be read."""
-        for path in self.paths:
-            yield read_image(path)
+        return (frame.image for frame in self.timed())
+
+    def timed(self) -> Iterator[Frame]:
+        """The same, numbered as they lie there, one after the other at the rate that was given."""
+        for number, path in enumerate(self.paths):
+            yield Frame(number, float(number / self.rate), read_image(path))
 
 
 class CameraFrames:
@@ -132,12 +209,19 @@ class CameraFrames:
 
     def __iter__(self) -> Iterator[Image]:
         """Frames as they come."""
+        return (frame.image for frame in self.timed())
+
+    def timed(self) -> Iterator[Frame]:
+        """Frames as they come, at the times at which they did."""
+        start = None
         try:
-            while True:
+            for number in itertools.count():
                 arrived, image = self._capture.read()
                 if not arrived:
                     raise MediaError(f"{self.name}: no more frames")
-                yield cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+                now = time.monotonic()
+                start = now if start is None else start
+                yield Frame(number, now - start, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
         finally:
             self._capture.release()
 

@@ -96,7 +96,7 @@ def test_truncated_video_gives_what_it_has_and_then_says_so(tmp_path, name, opti
     path = write(tmp_path / name, expected, **options)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     got = []
-    with pytest.raises(MediaError, match=rf"{name}: (truncated|broken after)"):
+    with pytest.raises(MediaError, match=rf"{name}: .*(truncated|lost)"):
         collect(open_frames(path), got)
     assert 20 < len(got) < 60
     assert_same(got, expected[: len(got)])
@@ -120,7 +120,7 @@ def test_truncated_video_with_sound(tmp_path, kept):
     assert len(list(open_frames(path))) == 75
     path.write_bytes(path.read_bytes()[: int(kept * path.stat().st_size)])
     got = []
-    with pytest.raises(MediaError, match=r"sound\.mkv: (truncated|broken after)"):
+    with pytest.raises(MediaError, match=r"sound\.mkv: .*(truncated|lost)"):
         collect(open_frames(path), got)
     assert 0.7 * kept * 75 < len(got) < 75
 
