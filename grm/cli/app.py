@@ -1,7 +1,6 @@
 """The commands together, and how their faults end: one line for each thing that is wrong, and status 1."""
 
 import os
-import signal
 import sys
 from typing import Annotated
 
@@ -9,6 +8,7 @@ import typer
 
 from ..errors import GrmError, printable
 from . import data, evaluate, inspect, report, speed, track, train
+from .signals import stop_as_ctrl_c
 
 app = typer.Typer(
     help="GRM: visual tracking by generalized relation modeling.",
@@ -66,13 +66,9 @@ def _options(
 ) -> None: ...
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
 def run() -> None:
     """Runs the command line."""
-    signal.signal(signal.SIGTERM, _interrupt)  # what was tracked until then is kept, as with Ctrl-C
+    stop_as_ctrl_c()  # what was tracked until then is kept
     # What cannot be read is said by us, in one line. OpenCV reads this when it is imported.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     try:

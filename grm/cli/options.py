@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import BoxError, ConfigError, FrameError, MediaError, NonFiniteError, WeightsError
+from ..errors import BoxError, ConfigError, FrameError, MediaError, NonFiniteError, WeightsError, printable
 
 if TYPE_CHECKING:
     import torch
@@ -88,7 +88,7 @@ def tell(message: str) -> None:
     """Prints a message to standard error, in one line however narrow the terminal is."""
     from rich.console import Console
 
-    Console(stderr=True, highlight=False).print(message, markup=False, soft_wrap=True)
+    Console(stderr=True, highlight=False).print(printable(message), markup=False, soft_wrap=True)
 
 
 def load(weights: str | None, config: str | None, settings: Iterable[str] | None) -> "GRM":
@@ -171,12 +171,24 @@ def boxes_given(texts: list[str] | None, source: str, frame: "Image") -> "Boxes"
     from .selection import select_box
 
     if texts:
-        return np.stack([_box(text, f"--box {text}") for text in texts])
+        boxes = np.stack([_box(text, f"--box {text}") for text in texts])
+        for text, box in zip(texts, boxes, strict=True):
+            if hint := _as_corners(box, frame):
+                tell(f"note: --box {text} reaches beyond the frame; as two corners it would be --box {hint}")
+        return boxes
     given = Path(source) / BOXES
     if given.is_file():
         line = given.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].strip()
         return _box(line, f"{given}: {line!r}")[None]
     return select_box(frame)[None]
+
+
+def _as_corners(box: "Boxes", frame: "Image") -> str | None:
+    """What --box should have been if x1,y1,x2,y2 was given; None where it does not look like that."""
+    (height, width), (x, y, right, bottom) = frame.shape[:2], box
+    if (x + right <= width and y + bottom <= height) or not (0 <= x < right <= width and 0 <= y < bottom <= height):
+        return None
+    return f"{x:g},{y:g},{right - x:g},{bottom - y:g}"
 
 
 def one_box_given(texts: list[str] | None, source: str, frame: "Image") -> "Boxes":

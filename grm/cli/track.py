@@ -1,8 +1,6 @@
 """`grm track`."""
 
-import csv
 import itertools
-import signal
 from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
@@ -10,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ConfigError, MediaError
-from ..files import naming
+from ..errors import ConfigError, DamagedError, MediaError
+from ..files import Unfinished
 from .options import (
     BoxOption,
     CompileOption,
@@ -34,12 +32,17 @@ from .options import (
     tell,
     use_threads,
 )
+from .signals import ignore_stopping, uninterrupted
+from .tables import CsvTable, JsonTable, MotTable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from rich.progress import Progress
 
     from ..boxes import Boxes
     from ..crop import Image
+    from ..media.frames import Frame, Frames
     from ..tracking import Track, Tracker
 
 
@@ -50,7 +53,11 @@ def track(
         Path | None, typer.Option(metavar="FILE", help="Video to write, with boxes drawn: .mp4, .mkv, ...")
     ] = None,
     csv_path: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Table to write: frame,target,x,y,w,h,score.")
+        Path | None, typer.Option("--csv", metavar="FILE", help="Table to write: frame,target,x,y,w,h,score,time,file.")
+    ] = None,
+    json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The same as JSON.")] = None,
+    mot_path: Annotated[
+        Path | None, typer.Option("--mot", metavar="FILE", help="The same as MOTChallenge has it, counted from 1.")
     ] = None,
     weights: Weights = None,
     config: ConfigOption = None,
@@ -62,6 +69,7 @@ def track(
         bool, typer.Option("--show-division", help="Below the frame: the search region with its S tokens dark.")
     ] = False,
     layer: Layers = None,
+    start: Annotated[int, typer.Option(metavar="N", min=0, help="Begin at this frame; --box is of it.")] = 0,
     limit: Annotated[int | None, typer.Option(metavar="N", min=1, help="Stop after so many frames.")] = None,
     rate: Annotated[
         float | None, typer.Option(metavar="FPS", min=0.1, max=1e4, help="Frames per second of a folder of images.")
@@ -69,21 +77,30 @@ def track(
     compile: CompileOption = False,
     cuda_graph: CudaGraph = False,
 ) -> None:
-    """Follow targets through a video; write a video or a table."""
+    """Follow targets through a video; write a video or a table.
+
+    What is written has its name when it is whole. Of a run that was stopped or failed it stays as
+    NAME.unfinished.SUFFIX. A camera is stopped with Ctrl-C, which is no failure.
+    """
     from ..evaluation.runner import follow
     from ..media.frames import open_frames
     from ..media.writer import VideoWriter
     from ..tracking import Tracker
 
-    if output is None and csv_path is None:
-        raise ConfigError("nothing to write: give --output, --csv or both")
-    check_outputs([output, csv_path], source, weights)
+    tables = {csv_path: CsvTable, json_path: JsonTable, mot_path: MotTable}
+    outputs = [path for path in (output, csv_path, json_path, mot_path) if path]
+    if not outputs:
+        raise ConfigError("nothing to write: give --output, --csv, --json or --mot")
+    check_outputs(outputs, source, weights)
     use_threads(threads)
     device = device_named(device, cuda_graph=cuda_graph)
     model = load(weights, config, settings)
     layers = layers_named(layer, model) if show_division or layer else []
     frames = open_frames(source, None if rate is None else Fraction(rate).limit_denominator(1001))
-    images = iter(frames) if limit is None else itertools.islice(frames, limit)
+    for note in frames.notes:
+        tell(f"note: {note}")
+    reading = _Reading(frames, source, start, limit)
+    images = iter(reading)
     first = next(images)
     boxes = boxes_given(box, source, first)
     tracker = Tracker.from_model(model, device=device, dtype=dtype.dtype, compile=compile, cuda_graph=cuda_graph)
@@ -91,36 +108,80 @@ def track(
     with placing(source):
         step = next(steps)
 
-    seconds, fault = 0.0, None
-    with ExitStack() as files:
-        video = files.enter_context(VideoWriter(output, frames.rate)) if output else None
-        table = files.enter_context(_BoxTable(csv_path)) if csv_path else None
-        progress = files.enter_context(_progress())
-        total = limit if frames.length is None else min(frames.length, limit or frames.length)
-        task = progress.add_task(frames.name, total=total)
-        tracked = 0
-        try:
-            while step is not None:
-                if table:
-                    table.write(step.number, boxes if step.result is None else step.result.box, step.result)
-                if video:
-                    video.write(_draw(step.frame, boxes, step.result, layers, tracker))
-                tracked += 1
-                progress.advance(task)
-                with placing(f"{source}: frame {tracked}"):
-                    step = next(steps, None)
-                seconds += step.seconds if step else 0
-        except MediaError as error:
-            fault = error
-        except KeyboardInterrupt:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)  # another one would leave a video without its end
-            fault = MediaError(f"stopped by you after {tracked} frames")
-    written = " and ".join(str(path) for path in (output, csv_path) if path)
-    speed = f", tracking alone at {(tracked - 1) / seconds:.1f} frames per second" if tracked > 1 else ""
-    tell(f"{written}: {tracked} frames{speed}")
+    seconds, tracked, fault = 0.0, 0, None
+    try:
+        with ExitStack() as files:
+            video = files.enter_context(VideoWriter(output, frames.rate)) if output else None
+            writers = [files.enter_context(kind(path)) for path, kind in tables.items() if path]
+            progress = files.enter_context(_progress())
+            total = None if frames.length is None else max(1, frames.length - start)
+            task = progress.add_task(frames.name, total=total if limit is None else min(limit, total or limit))
+            try:
+                while step is not None:
+                    found = boxes if step.result is None else step.result.box
+                    scores = None if step.result is None else list(step.result.score)
+                    drawn = _draw(step.frame, boxes, step.result, layers, tracker) if video else None
+                    with uninterrupted():  # as many rows as frames, whenever it is stopped
+                        if video:
+                            video.write(drawn, reading.frame.time - reading.first.time)
+                        for table in writers:
+                            table.write(reading.frame, found, scores)
+                        tracked += 1
+                    progress.advance(task)
+                    with placing(f"{source}: frame {reading.frame.number + 1}"):
+                        step = next(steps, None)
+                    seconds += step.seconds if step else 0
+            except DamagedError as error:  # all that can be read was read
+                fault = error
+            except KeyboardInterrupt:
+                ignore_stopping()  # another one would leave a video without its end
+                if not frames.endless:
+                    raise MediaError(f"stopped by you after {tracked} frames") from None
+            progress.update(task, total=tracked, completed=tracked)
+    except (MediaError, OSError) as error:
+        _tell_written(outputs, tracked, seconds, unfinished=True)
+        raise error from None
+    _tell_written(outputs, tracked, seconds)
     if fault is not None:
         raise fault
+
+
+def _tell_written(outputs: list[Path], tracked: int, seconds: float, *, unfinished: bool = False) -> None:
+    paths = [Unfinished(path).path if unfinished else path for path in outputs]
+    written = " and ".join(str(path) for path in paths if path.exists())
+    speed = f", tracking alone at {(tracked - 1) / seconds:.1f} frames per second" if tracked > 1 and seconds else ""
+    if written:
+        tell(f"{written}: {tracked} frames{speed}")
+
+
+class _Reading:
+    """The images of a source from a number on, all of one size, and of the last one read its number and its time."""
+
+    def __init__(self, frames: "Frames", source: str, start: int, limit: int | None):
+        self._frames, self._source, self._start, self._limit = frames, source, start, limit
+        self.first: Frame
+        self.frame: Frame
+
+    def __iter__(self) -> "Iterator[Image]":
+        read = 0
+        for frame in self._frames.timed():
+            if frame.number < self._start:
+                continue
+            if read == 0:
+                self.first = frame
+            elif frame.image.shape != self.first.image.shape:
+                (height, width), (now_height, now_width) = self.first.image.shape[:2], frame.image.shape[:2]
+                raise MediaError(
+                    f"{self._source}: frame {frame.number} has {now_width} x {now_height} pixels, expected {width} x "
+                    f"{height} as in the first"
+                )
+            self.frame = frame
+            read += 1
+            yield frame.image
+            if read == self._limit:
+                return
+        if read == 0:
+            raise MediaError(f"{self._source}: there is no frame {self._start}")
 
 
 def _draw(image: "Image", boxes: "Boxes", result: "Track | None", layers: list[int], tracker: "Tracker") -> "Image":
@@ -129,10 +190,10 @@ def _draw(image: "Image", boxes: "Boxes", result: "Track | None", layers: list[i
     from ..crop import crop_region
     from ..drawing import division_strip, draw_boxes
 
-    if result is None:
-        drawn = draw_boxes(image, boxes, ["given"] * len(boxes))
-    else:
-        drawn = draw_boxes(image, result.box, [f"{score:.2f}" for score in result.score])
+    labels = ["given"] * len(boxes) if result is None else [f"{score:.2f}" for score in result.score]
+    if len(labels) > 1:
+        labels = [f"{target}: {label}" for target, label in enumerate(labels)]
+    drawn = draw_boxes(image, boxes if result is None else result.box, labels)
     if not layers:
         return drawn
     if result is None:  # nothing was divided yet; the strip is there from the first frame on
@@ -142,30 +203,6 @@ def _draw(image: "Image", boxes: "Boxes", result: "Track | None", layers: list[i
     else:
         regions, divisions = result.region, result.division
     return np.vstack([drawn, division_strip(image, regions, divisions, layers)])
-
-
-class _BoxTable:
-    """A CSV file of boxes, written line by line; the score is empty where the box was given."""
-
-    def __init__(self, path: Path):
-        self._path = path
-
-    def __enter__(self) -> "_BoxTable":
-        with naming(self._path):
-            self._file = self._path.open("w", newline="", encoding="utf-8", buffering=1)
-            self._writer = csv.writer(self._file)
-            self._writer.writerow(["frame", "target", "x", "y", "w", "h", "score"])
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with naming(self._path):
-            self._file.close()
-
-    def write(self, frame: int, boxes: "Boxes", result: "Track | None") -> None:
-        scores = [""] * len(boxes) if result is None else [f"{score:.4f}" for score in result.score]
-        with naming(self._path):
-            for target, (box, score) in enumerate(zip(boxes, scores, strict=True)):
-                self._writer.writerow([frame, target, *(f"{value:.3f}" for value in box), score])
 
 
 def _progress() -> "Progress":

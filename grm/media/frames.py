@@ -17,7 +17,7 @@ import numpy as np
 from ..crop import Image
 from ..errors import DamagedError, MediaError
 from .clock import FrameClock
-from .images import list_frames, read_image
+from .images import list_frames, oddities, read_image
 
 if TYPE_CHECKING:
     import av
@@ -40,6 +40,8 @@ class Frame(NamedTuple):
     number: int
     #: Seconds since the first.
     time: float
+    #: Name of the file that it is from.
+    file: str
     image: Image
 
 
@@ -52,6 +54,10 @@ class Frames(Protocol):
     rate: Fraction
     #: Number of frames; None where nobody knows.
     length: int | None
+    #: Whether it ends only when it is stopped.
+    endless: bool
+    #: What a user should know of it, a sentence each.
+    notes: list[str]
 
     def __iter__(self) -> Iterator[Image]:
         """Frames from the first to the last."""
@@ -93,6 +99,7 @@ class VideoFrames:
     def __init__(self, path: Path):
         self.path = path
         self.name = path.stem
+        self.endless, self.notes = False, []
         with self._open() as container:
             stream = _video_stream(container, path)
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(30)
@@ -125,7 +132,7 @@ class VideoFrames:
                 last = number
                 seconds = float(number / self.rate) if seconds is None else seconds
                 start = seconds if start is None else start
-                yield Frame(number, seconds - start, _upright(decoded))
+                yield Frame(number, seconds - start, self.path.name, _upright(decoded))
                 count += 1
                 lasts = decoded.duration * decoded.time_base if decoded.duration else 1 / self.rate
                 end = max(end, seconds + float(lasts))
@@ -183,8 +190,10 @@ class FolderFrames:
     def __init__(self, path: Path, rate: Fraction):
         self.name = path.resolve().name
         self.rate = rate
-        self.paths = [path / name for name in list_frames(path)]
+        names = list_frames(path)
+        self.paths = [path / name for name in names]
         self.length: int | None = len(self.paths)
+        self.endless, self.notes = False, [f"{path}: {note}" for note in oddities(path, names)]
 
     def __iter__(self) -> Iterator[Image]:
         """Images from the first to the last; a MediaError at one that cannot be read."""
@@ -193,7 +202,7 @@ class FolderFrames:
     def timed(self) -> Iterator[Frame]:
         """The same, numbered as they lie there, one after the other at the rate that was given."""
         for number, path in enumerate(self.paths):
-            yield Frame(number, float(number / self.rate), read_image(path))
+            yield Frame(number, float(number / self.rate), path.name, read_image(path))
 
 
 class CameraFrames:
@@ -202,6 +211,7 @@ class CameraFrames:
     def __init__(self, number: int):
         self.name = f"camera{number}"
         self.length: int | None = None
+        self.endless, self.notes = True, []
         self._capture = cv2.VideoCapture(number)
         if not self._capture.isOpened():
             raise MediaError(f"camera {number}: cannot be opened")
@@ -221,7 +231,7 @@ class CameraFrames:
                     raise MediaError(f"{self.name}: no more frames")
                 now = time.monotonic()
                 start = now if start is None else start
-                yield Frame(number, now - start, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
+                yield Frame(number, now - start, self.name, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
         finally:
             self._capture.release()
 

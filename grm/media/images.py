@@ -1,5 +1,6 @@
 """Images from files, as RGB."""
 
+import itertools
 import os
 import re
 from pathlib import Path
@@ -55,6 +56,34 @@ def list_frames(folder: Path) -> list[str]:
     if not names:
         raise MediaError(f"{folder}: holds no images ({', '.join(SUFFIXES)})")
     return sorted(names, key=_natural)
+
+
+def oddities(folder: Path, names: list[str]) -> list[str]:
+    """What looks wrong with the images of a folder, a few words each: numbers missing, names of two kinds, dead links.
+
+    Args:
+        folder: that they are in.
+        names: as of `list_frames`.
+
+    """
+    kinds: dict[tuple[str, str], list[int]] = {}
+    for name in names:
+        if match := re.fullmatch(r"(.*?)(\d+)(\D*)", name):
+            kinds.setdefault((match[1], match[3]), []).append(int(match[2]))
+    found = []
+    if len(kinds) > 1:
+        shown = ", ".join(f"{start}N{end}" for start, end in list(kinds)[:3])
+        found.append(f"its images have names of {len(kinds)} kinds, all of which are taken for frames: {shown}")
+    for (start, end), numbers in kinds.items() if len(kinds) == 1 else ():
+        numbers.sort()
+        steps = [after - before for before, after in itertools.pairwise(numbers)]
+        if gaps := [at for at, step in enumerate(steps) if step > max(1, min(steps))]:
+            after = numbers[gaps[0]]
+            found.append(f"{len(gaps)} gap(s) in the numbers of its images, the first after {start}{after}{end}")
+    dead = [n for n in sorted(os.listdir(folder)) if n.lower().endswith(SUFFIXES) and not (folder / n).exists()]
+    if dead:
+        found.append(f"{len(dead)} link(s) that lead nowhere, as {dead[0]}")
+    return found
 
 
 def _natural(name: str) -> tuple[list[int | str], str]:

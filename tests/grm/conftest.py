@@ -19,7 +19,7 @@ def one_thread():
 @pytest.fixture(autouse=True)
 def signal_handlers():
     """Puts back those that the command line sets for its process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)

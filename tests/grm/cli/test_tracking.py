@@ -21,29 +21,6 @@ from ..tracking.scenes import noise_frames
 BOX = (40, 30, 20, 13)
 
 
-@pytest.fixture
-def weights(tmp_path):
-    save_weights(small_model(), tmp_path / "small.safetensors")
-    return tmp_path / "small.safetensors"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    path = tmp_path / "frames"
-    path.mkdir()
-    for index, frame in enumerate(noise_frames(6)):
-        cv2.imwrite(str(path / f"{index}.png"), frame[..., ::-1])
-    return path
-
-
-@pytest.fixture
-def clip(tmp_path):
-    with VideoWriter(tmp_path / "clip.mp4", 25) as writer:
-        for frame in np.repeat(noise_frames(6), 10, axis=0):
-            writer.write(frame)
-    return tmp_path / "clip.mp4"
-
-
 def rows_of(path):
     with path.open() as file:
         return list(csv.DictReader(file))
@@ -167,7 +144,7 @@ def test_what_was_tracked_before_broken_weights_is_kept(grm, folder, tmp_path):
     status, _, err = grm(
         "track", folder, "--weights", tmp_path / "large.safetensors", "--box", "40,30,20,13", "--csv", table
     )
-    assert status == 1 and len(rows_of(table)) == 1
+    assert status == 1 and len(rows_of(tmp_path / "out.unfinished.csv")) == 1
     assert_one_line(err, "frame 1: the network gave boxes that are not finite")
 
 
@@ -261,7 +238,9 @@ def test_what_was_tracked_before_a_fault_is_kept(grm, weights, folder, tmp_path)
     status, _, err = grm(*arguments)
     assert status == 1 and "4 frames" in err
     assert_one_line(err, "4.png: not an image that OpenCV reads (6 bytes)")
-    assert len(rows_of(table)) == 4 and len(list(open_frames(output))) == 4
+    assert not table.exists() and not output.exists()
+    output, table = tmp_path / "out.unfinished.mp4", tmp_path / "out.unfinished.csv"
+    assert len(rows_of(table)) == 4 and len(list(open_frames(output))) == 4 and f"{output} and {table}: 4" in err
 
 
 def test_what_was_tracked_before_ctrl_c_is_kept(grm, weights, folder, tmp_path, monkeypatch):
@@ -283,7 +262,7 @@ def test_what_was_tracked_before_ctrl_c_is_kept(grm, weights, folder, tmp_path, 
     monkeypatch.setattr("grm.media.writer.VideoWriter", Closing)
     output = tmp_path / "out.mp4"
     status, _, err = grm("track", folder, "--weights", weights, "--box", "40,30,20,13", "--output", output)
-    assert status == 1 and len(list(open_frames(output))) == 3
+    assert status == 1 and len(list(open_frames(tmp_path / "out.unfinished.mp4"))) == 3 and not output.exists()
     assert_one_line(err, "stopped by you after 3 frames")
 
 

@@ -1,0 +1,42 @@
+"""What a signal to stop does: it ends the command as Ctrl-C does, but not in the middle of a frame."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+#: Ctrl-C, a polite end, and a terminal that was closed.
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+def stop_as_ctrl_c() -> None:
+    """Has every signal to stop raise KeyboardInterrupt. One that is ignored, as under nohup, stays so."""
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def ignore_stopping() -> None:
+    """From now on signals to stop do nothing: what is being closed is closed."""
+    for number in STOPPING:
+        signal.signal(number, signal.SIG_IGN)
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Holds back signals to stop until the end of the block, which then ends in KeyboardInterrupt."""
+    arrived: list[int] = []
+    before = {number: signal.getsignal(number) for number in STOPPING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if arrived:
+        raise KeyboardInterrupt
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
