@@ -8,7 +8,9 @@ import numpy as np
 
 from ..boxes import can_be_cropped, has_box
 from ..config import Config
+from ..crop import Image
 from ..errors import DataError
+from ..media.images import read_image_warned
 from .sequence import ImageSequence, Sequences, VideoSequence
 
 # Rendered sequences have no files to break: so many tell enough.
@@ -75,14 +77,23 @@ def _check_frames(sequence: VideoSequence, still: bool, every: int, found: Findi
         found.frames += 1
         if opens:
             try:
-                height, width = sequence.frame(i).shape[:2]
+                image, damaged = _opened(sequence, i)
             except DataError as error:
                 found.faults.append(str(error))
                 continue
             found.opened += 1
-            _check_box(sequence, i, width, height, found)
+            if damaged:
+                found.faults.append(f"{sequence.path(i)}: damaged, says its decoder")
+            _check_box(sequence, i, image.shape[1], image.shape[0], found)
         elif isinstance(sequence, ImageSequence) and not sequence.path(i).exists():
             found.faults.append(f"{sequence.path(i)}: missing")
+
+
+def _opened(sequence: VideoSequence, index: int) -> tuple[Image, bool]:
+    """A frame, and whether its file is known to be damaged."""
+    if isinstance(sequence, ImageSequence):
+        return read_image_warned(sequence.path(index))
+    return sequence.frame(index), False
 
 
 def _check_box(sequence: VideoSequence, index: int, width: int, height: int, found: Findings) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 from ..crop import Image
 from ..errors import DamagedError, MediaError
 from .clock import FrameClock
-from .images import list_frames, oddities, read_image
+from .images import deep_bits, list_frames, oddities, read_image_warned
 
 if TYPE_CHECKING:
     import av
@@ -188,21 +188,34 @@ class FolderFrames:
     """The images of a folder, in natural order: 2.jpg before 10.jpg."""
 
     def __init__(self, path: Path, rate: Fraction):
-        self.name = path.resolve().name
+        self.path, self.name = path, path.resolve().name
         self.rate = rate
         names = list_frames(path)
         self.paths = [path / name for name in names]
         self.length: int | None = len(self.paths)
         self.endless, self.notes = False, [f"{path}: {note}" for note in oddities(path, names)]
+        if bits := deep_bits(self.paths[0]):
+            self.notes.append(f"{self.paths[0]}: {bits} of 16 bits are used, and scaled to 8")
 
     def __iter__(self) -> Iterator[Image]:
         """Images from the first to the last; a MediaError at one that cannot be read."""
         return (frame.image for frame in self.timed())
 
     def timed(self) -> Iterator[Frame]:
-        """The same, numbered as they lie there, one after the other at the rate that was given."""
+        """The same, numbered as they lie there, one after the other at the rate that was given.
+
+        Raises:
+            DamagedError: after the last image, if the decoder found damage in some.
+            MediaError: one cannot be read.
+
+        """
+        damaged = []
         for number, path in enumerate(self.paths):
-            yield Frame(number, float(number / self.rate), path.name, read_image(path))
+            image, warned = read_image_warned(path)
+            damaged += [path.name] if warned else []
+            yield Frame(number, float(number / self.rate), path.name, image)
+        if damaged:
+            raise DamagedError(f"{self.path}: {len(damaged)} damaged of {len(self.paths)} images, first {damaged[0]}")
 
 
 class CameraFrames:

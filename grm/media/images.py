@@ -3,6 +3,10 @@
 import itertools
 import os
 import re
+import struct
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import cv2
@@ -10,34 +14,140 @@ import numpy as np
 
 from ..crop import Image
 from ..errors import MediaError
+from ..files import open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+#: An image has at most so many pixels: 16384 x 8192, which are 400 MB.
+MAX_PIXELS = 2**27
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
-# Cameras append padding; the end of the image is looked for in so many last bytes.
+# The next marker behind coded pixels, in which 0xFF stands before 0, or is a restart.
+_JPEG_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+# Cameras append padding; the end of an image that is not well-formed is looked for in so many last bytes.
 _TAIL = 4096
 
 
 def read_image(path: Path) -> Image:
     """An image file: (height, width, 3) uint8, RGB.
 
+    Of 16 bits that hold numbers of 12 or 14 only, the lower ones count: see `bits_of`.
+
     Raises:
-        MediaError: it is missing, no image, or a JPEG that ends too early (which OpenCV would fill with grey).
+        MediaError: it is missing, no image, too large, or a JPEG that ends too early (which OpenCV would fill with
+            grey).
 
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise MediaError(f"{path}: cannot be read: {error.strerror}") from None
-    if data.startswith(_JPEG_START) and _JPEG_END not in data[-_TAIL:]:
+    data = _content(path)
+    if data.startswith(_JPEG_START) and not _jpeg_ends(data):
         raise MediaError(f"{path}: the JPEG is cut off after {len(data)} bytes")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    except cv2.error:  # a header that asks for more pixels than there can be
-        image = None
+    size = _stated_size(data)
+    if size and size[0] * size[1] > MAX_PIXELS:
+        raise MediaError(f"{path}: {size[0]} x {size[1]} pixels, expected at most {MAX_PIXELS} in all")
+    image = _decoded(data)
     if image is None:
         raise MediaError(f"{path}: not an image that OpenCV reads ({len(data)} bytes)")
+    if image.dtype == np.uint16:
+        image = (image >> (bits_of(image) - 8)).astype(np.uint8)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_image_warned(path: Path) -> tuple[Image, bool]:
+    """An image as of `read_image`, and whether the decoder warned that it is damaged.
+
+    A JPEG has no checksums. Its decoder notices where the code breaks off or does not add up, about half of all damage;
+    pixels that are merely others it cannot know.
+    """
+    with _decoder_messages() as messages:
+        image = read_image(path)
+    return image, any("JPEG" in line for line in messages)
+
+
+def bits_of(image: np.ndarray) -> int:
+    """How many bits the numbers of a 16-bit image take: 12, 14 or 16."""
+    highest = int(image.max(initial=0)).bit_length()
+    return next(bits for bits in (12, 14, 16) if highest <= bits)
+
+
+def deep_bits(path: Path) -> int | None:
+    """`bits_of` an image file that has 16 bits and uses fewer; None for every other."""
+    image = _decoded(_content(path)) if path.suffix.lower() in (".png", ".tif", ".tiff") else None
+    bits = bits_of(image) if image is not None and image.dtype == np.uint16 else 16
+    return bits if bits < 16 else None
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with open_regular(path, MediaError) as file:
+            return file.read()
+    except OSError as error:
+        raise MediaError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _decoded(data: bytes) -> np.ndarray | None:
+    """BGR, uint8 or uint16; None for what is no image."""
+    if not data:
+        return None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except cv2.error:  # a header that asks for more pixels than there can be
+        return None
+    return image if image is not None and image.dtype in (np.uint8, np.uint16) else None
+
+
+def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
+    """Marker and place of each segment of a JPEG, as far as they follow each other."""
+    place = 2
+    while place + 4 <= len(data) and data[place] == 0xFF:
+        marker = data[place + 1]
+        yield marker, place
+        place += 2 + struct.unpack_from(">H", data, place + 2)[0]
+        if marker == 0xDA:  # coded pixels follow
+            found = _JPEG_MARKER.search(data, place)
+            if found is None:
+                return
+            place = found.end() - 2
+            if data[place + 1] == 0xD9:
+                yield 0xD9, place
+                return
+
+
+def _jpeg_ends(data: bytes) -> bool:
+    """Whether a JPEG has its end. Something else may follow, as the video of a moving picture."""
+    return _JPEG_END in data[-_TAIL:] or any(marker == 0xD9 for marker, _ in _jpeg_segments(data))
+
+
+def _stated_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height as the header of a JPEG, PNG or BMP has them; None for every other."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
+        return struct.unpack_from(">II", data, 16)
+    if data.startswith(b"BM") and len(data) >= 26:
+        width, height = struct.unpack_from("<ii", data, 18)
+        return abs(width), abs(height)
+    if data.startswith(_JPEG_START):
+        for marker, place in _jpeg_segments(data):
+            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(data) >= place + 9:
+                return struct.unpack_from(">HH", data, place + 5)[::-1]
+    return None
+
+
+@contextmanager
+def _decoder_messages() -> Iterator[list[str]]:
+    """Collects what libjpeg prints to standard error, which is the only place where it warns; else nothing is lost."""
+    messages: list[str] = []
+    with tempfile.TemporaryFile() as file:
+        kept = os.dup(2)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield messages
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            file.seek(0)
+            for line in file.read().decode(errors="replace").splitlines(keepends=True):
+                if "JPEG" in line:
+                    messages.append(line)
+                else:
+                    os.write(2, line.encode())
 
 
 def list_frames(folder: Path) -> list[str]:
