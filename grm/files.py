@@ -74,6 +74,39 @@ class Unfinished:
             self.path.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(folder: Path, fault: Exception) -> Iterator[None]:
+    """Keeps a folder for this process during the block, as far as the file system can.
+
+    It is made if it is not there, and taken away again if nothing has come into it.
+
+    Raises:
+        Exception: `fault`, another process has it.
+        OSError: it cannot be made.
+
+    """
+    made = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # there is none on Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise fault from None
+        except OSError:  # some network file systems have no locks
+            pass
+        yield
+    finally:
+        if made and not any(folder.iterdir()):
+            folder.rmdir()
+        os.close(descriptor)
+
+
 def open_regular(path: str | Path, fault: type[Exception]) -> BinaryIO:
     """Opens a file to be read, in binary. A pipe, which may never say anything, or a device that never ends is refused.
 

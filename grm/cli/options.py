@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import BoxError, ConfigError, FrameError, MediaError, NonFiniteError, WeightsError, printable
+from ..files import Unfinished
 
 if TYPE_CHECKING:
     import torch
@@ -223,13 +224,19 @@ def check_outputs(outputs: Iterable[Path | None], *inputs: str | Path | None) ->
     taken = {Path(path).resolve() for path in inputs if path is not None}
     taken |= {path / BOXES for path in taken}
     for output in filter(None, outputs):
-        if output.resolve() in taken:
+        names = {output.resolve(), Unfinished(output).path.resolve()}
+        if names & taken or any(_is_same(output, path) for path in taken):
             raise ConfigError(f"{output}: is read from, or written twice")
         if output.suffix.lower() in SUFFIXES and output.resolve().parent in taken:
             raise ConfigError(f"{output}: would be one of the frames that are read")
         if output.is_dir() or not output.absolute().parent.is_dir():
             raise ConfigError(f"{output}: cannot be written: it is a folder, or in one that does not exist")
-        taken.add(output.resolve())
+        taken |= names
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    """Whether two names are links to one file."""
+    return one.is_file() and other.is_file() and one.samefile(other)
 
 
 def check_picture(output: Path, *inputs: str | Path | None) -> None:

@@ -8,9 +8,12 @@ import typer
 from .options import Device, Preset, Settings, device_named
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from ..config import Config
     from ..training.held_out import Evaluation
     from ..training.stream import EpochDataset
+    from ..training.trainer import TrainingResult
 
 
 def train(
@@ -29,7 +32,8 @@ def train(
 ) -> None:
     """Train a model; under torchrun on several GPUs or machines.
 
-    SIGTERM and Ctrl-C finish the step and write a checkpoint that --resume goes on from; the third ends at once.
+    SIGTERM and Ctrl-C finish the step and write a checkpoint that --resume goes on from; the third ends at once. The
+    status is 0 only after the last step.
     """
     from rich.console import Console
 
@@ -44,8 +48,13 @@ def train(
         dataset, evaluation = _datasets(config)
         trainer = Trainer(config, dataset, folder, processes, evaluate=evaluation, console=console)
         result = trainer.run(resume=resume)
-    if not processes.first:
-        return
+    if processes.first:
+        _tell(console, folder, result)
+    if not result.finished:
+        raise typer.Exit(1)
+
+
+def _tell(console: "Console", folder: Path, result: "TrainingResult") -> None:
     for step, results in result.evaluations.items():
         shown = ", ".join(f"{name} {value:.3f}" for name, value in results.items())
         console.print(f"after step {step}: {shown}", highlight=False)

@@ -11,6 +11,9 @@ DatasetKind = Literal["lasot", "trackingnet", "got10k", "coco", "folder", "synth
 #: The ends of a uniform range.
 Range = tuple[float, float]
 
+# Of the ranges of synthetic video, in pixels or whatever is their unit.
+_LARGEST = 1000
+
 
 class DatasetConfig(Section):
     """One data set: where it lies and what is taken of it. `grm.data` says how each kind is laid out."""
@@ -44,9 +47,9 @@ class JitterConfig(Section):
     """How far the search region is moved off the target in training."""
 
     #: Width and height are each multiplied by exp(scale * N(0, 1)).
-    scale: float = Field(0.25, ge=0)
+    scale: float = Field(0.25, ge=0, le=4)
     #: The centre moves up to this far in x and in y, in units of the square root of the (scaled) box's area.
-    center: float = Field(1.5, ge=0)
+    center: float = Field(1.5, ge=0, le=100)
 
 
 class SyntheticConfig(Section):
@@ -55,9 +58,9 @@ class SyntheticConfig(Section):
     A target's size is the square root of the area of its box in the first frame. "Deviation": of a smooth random curve.
     """
 
-    width: int = Field(320, ge=64)
-    height: int = Field(240, ge=64)
-    frames: int = Field(80, ge=20)
+    width: int = Field(320, ge=64, le=4096)
+    height: int = Field(240, ge=64, le=4096)
+    frames: int = Field(80, ge=20, le=100_000)
     #: A folder of more photographs to make textures of; null: those that come with installed packages.
     photographs: Path | None = None
     #: Size of the target in pixels, and its width over its height; both uniform in their logarithm.
@@ -68,8 +71,8 @@ class SyntheticConfig(Section):
     margin: Range = (0.3, 1.5)
     #: Deviations: of the angle in radians, of the logarithms of size and of aspect.
     turn: float = Field(0.5, ge=0)
-    scale: float = Field(0.2, ge=0)
-    stretch: float = Field(0.12, ge=0)
+    scale: float = Field(0.2, ge=0, le=4)
+    stretch: float = Field(0.12, ge=0, le=4)
     #: Largest bend of the outline, in half sizes.
     deform: float = Field(0.15, ge=0, lt=0.5)
     #: Objects made as the target is, with its texture, its colours and often its shape; some keep near it, at a
@@ -106,8 +109,8 @@ class SyntheticConfig(Section):
     def _check(self) -> "SyntheticConfig":
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if isinstance(value, tuple) and min(value) < 0:
-                raise SectionError(name, message=f"expected numbers from 0 on, got {list(value)}")
+            if isinstance(value, tuple) and not 0 <= min(value) <= max(value) <= _LARGEST:
+                raise SectionError(name, message=f"expected numbers from 0 to {_LARGEST}, got {list(value)}")
             if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
                 raise SectionError(name, message=f"expected the smaller number first, got {list(value)}")
         if not self.size[0] or not self.aspect[0]:

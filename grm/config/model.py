@@ -11,25 +11,29 @@ AttentionImplementation = Literal["fused", "masked", "separate"]
 #: Which categories a layer divides its search tokens into: see `DivisionConfig.variant`.
 Variant = Literal["two_stream", "one_stream", "ts", "tsa", "sa", "ranked"]
 
+# Of an encoder's layers, and of both images: ten times those of any published tracker.
+_MOST_WEIGHTS = 4_000_000_000
+_MOST_TOKENS = 20_000
+
 
 class CropConfig(Section):
     """A square crop around the target, as the model wants to see it."""
 
     #: Side of the crop in pixels, as fed to the model.
-    size: int = Field(gt=0)
+    size: int = Field(gt=0, le=2048)
     #: Side of the crop in the frame, in units of the square root of the target's area.
-    factor: float = Field(gt=0)
+    factor: float = Field(gt=0, le=32)
 
 
 class EncoderConfig(Section):
     """The vision transformer that reads template and search tokens together."""
 
-    width: int = Field(768, gt=0)
-    depth: int = Field(12, gt=0)
-    heads: int = Field(12, gt=0)
-    mlp_ratio: float = Field(4.0, gt=0)
+    width: int = Field(768, gt=0, le=8192)
+    depth: int = Field(12, gt=0, le=128)
+    heads: int = Field(12, gt=0, le=256)
+    mlp_ratio: float = Field(4.0, gt=0, le=32)
     #: Side of the patch that one token stands for, in pixels.
-    patch: int = Field(16, gt=0)
+    patch: int = Field(16, gt=0, le=256)
     #: What makes tokens of pixels: "patch" is ViT's one convolution; "convolutions" halves the image log2(patch) times
     #: with 3x3 convolutions, which is easier to train from nothing.
     stem: Literal["patch", "convolutions"] = "patch"
@@ -46,6 +50,14 @@ class EncoderConfig(Section):
 
     @model_validator(mode="after")
     def _check(self) -> "EncoderConfig":
+        if self.width * self.mlp_ratio < 1:
+            raise SectionError("mlp_ratio", message=f"expected 1 / width or more, got {self.mlp_ratio:g}")
+        if (weights := int(self.depth * (4 + 2 * self.mlp_ratio) * self.width**2)) > _MOST_WEIGHTS:
+            raise SectionError("width", "depth", message=f"expected at most {_MOST_WEIGHTS:g} weights, got {weights:g}")
+        if self.stem == "convolutions" and self.width < self.patch:
+            raise SectionError(
+                "width", message=f"expected patch = {self.patch} or more for this stem, got {self.width}"
+            )
         if self.width % self.heads:
             raise SectionError("width", message=f"expected a multiple of heads = {self.heads}, got {self.width}")
         if self.stem == "convolutions" and self.patch & (self.patch - 1):
@@ -87,8 +99,8 @@ class DivisionConfig(Section):
     @field_validator("hidden")
     @classmethod
     def _positive(cls, hidden: tuple[int, int]) -> tuple[int, int]:
-        if min(hidden) < 1:
-            raise ValueError(f"expected positive widths, got {list(hidden)}")
+        if min(hidden) < 1 or max(hidden) > 8192:
+            raise ValueError(f"expected widths from 1 to 8192, got {list(hidden)}")
         return hidden
 
     @model_validator(mode="after")
@@ -122,7 +134,7 @@ class HeadConfig(Section):
     """The centre head."""
 
     #: Channels of the first convolution of each branch; halved from each of the four to the next.
-    channels: int = Field(256, gt=0, multiple_of=8)
+    channels: int = Field(256, gt=0, le=8192, multiple_of=8)
     #: The score that new weights begin with. The published ones scatter around 1/2, far from a map with one centre: a
     #: loss of 70 to unlearn, which pretrained encoders outlive.
     score_prior: float = Field(0.5, gt=0, lt=1)
@@ -145,6 +157,8 @@ class ModelConfig(Section):
                     f"{name}.size",
                     message=f"expected a multiple of encoder.patch = {self.encoder.patch}, got {crop.size}",
                 )
+        if (tokens := self.template_tokens + self.search_side**2) > _MOST_TOKENS:
+            raise SectionError("search.size", message=f"expected at most {_MOST_TOKENS} tokens of images, got {tokens}")
         depth, layers = self.encoder.depth, self.division_layers
         wrong = [layer for layer in layers if not 1 <= layer <= depth]
         if wrong or list(layers) != sorted(set(layers)):

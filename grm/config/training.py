@@ -28,11 +28,11 @@ class TrainingConfig(Section):
 
     #: Decides the new weights, and the noise of every step.
     seed: int = Field(0, ge=0)
-    epochs: int = Field(300, gt=0)
+    epochs: int = Field(300, gt=0, le=1_000_000)
     #: Pairs in one forward pass of one process. A step is made of batch_size x processes x accumulate of them.
-    batch_size: int = Field(40, gt=0)
+    batch_size: int = Field(40, gt=0, le=65_536)
     #: Forward and backward passes of every process whose gradients make one step.
-    accumulate: int = Field(1, gt=0)
+    accumulate: int = Field(1, gt=0, le=65_536)
     #: Of the head and of the division modules.
     learning_rate: float = Field(4e-4, gt=0)
     #: Of everything else; the paper's is for pretrained weights.
@@ -53,10 +53,10 @@ class TrainingConfig(Section):
     #: Whether torch.compile makes one graph of the model.
     compile: bool = False
     #: Processes of each training process that make samples; 0: it makes them itself.
-    workers: int = Field(8, ge=0)
+    workers: int = Field(8, ge=0, le=512)
     #: Threads that each training process computes with on a CPU; null: torch's choice, usually one a core. Workers need
     #: cores as well.
-    threads: int | None = Field(None, gt=0)
+    threads: int | None = Field(None, gt=0, le=512)
     #: Weights to begin with: our own (.safetensors) or a published tracker's (.pth.tar) as a whole, or the encoder of
     #: an MAE or DeiT checkpoint (.pth); null: new ones.
     pretrained: str | None = None

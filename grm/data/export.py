@@ -1,5 +1,6 @@
 """Sequences written to disk: as a folder that `grm.data.folder` reads, or as a video to look at."""
 
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -22,22 +23,25 @@ def export_folder(sequence: VideoSequence, folder: Path, *, draw: bool = False) 
 
     Args:
         sequence: what to write.
-        folder: made if it is not there.
+        folder: new, or empty. Until it is whole it is called `NAME.unfinished`.
         draw: also draw the boxes into the frames.
 
     Raises:
         DataError: the folder is not empty.
 
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
+    if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder}: expected an empty or new folder")
+    place, folder = folder.resolve(), folder.resolve().with_name(f"{folder.resolve().name}.unfinished")
+    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
+    folder.mkdir(parents=True)
     for i in range(len(sequence)):
         pixels = cv2.cvtColor(_frame(sequence, i, draw), cv2.COLOR_RGB2BGR)
         path = folder / f"{i + 1:08d}.jpg"
         path.write_bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
     np.savetxt(folder / BOXES, sequence.boxes, fmt="%.3f", delimiter=",")
     np.savetxt(folder / FLAGS[0], ~sequence.visible[None], fmt="%d", delimiter=",")
+    folder.replace(place)
 
 
 def export_video(sequence: VideoSequence, path: Path, *, draw: bool = False, rate: int = 30) -> None:

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..errors import ConfigError
+from ..errors import CheckpointError, ConfigError
 from ..files import naming, write_text
 
 #: Of the folder of a run.
@@ -63,15 +63,30 @@ def _board_name(name: str) -> str:
 
 
 def read_log(folder: Path) -> list[dict[str, float | None]]:
-    """The lines of a run's log; a last one that was cut short is left out."""
+    """The lines of a run's log; a last one that was cut short is left out.
+
+    Raises:
+        CheckpointError: a line is not one of a run's log.
+
+    """
     path = folder / METRICS_FILE
+    texts = path.read_bytes().splitlines() if path.exists() else []
     lines = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+    for number, text in enumerate(texts, start=1):
         try:
-            lines.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            if number == len(texts):
+                break
+            line = None
+        if not isinstance(line, dict) or type(line.get("step")) is not int or not all(map(_is_value, line.values())):
+            raise CheckpointError(f"{path}: line {number} is none of a run's log; without that file the run goes on")
+        lines.append(line)
     return lines
+
+
+def _is_value(value: object) -> bool:
+    return value is None or isinstance(value, int | float)
 
 
 def draw_log(folder: Path) -> list[Path]:

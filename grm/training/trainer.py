@@ -4,7 +4,7 @@ import json
 import math
 import signal
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from rich.console import Console
 from ..config import Config
 from ..data.sample import Sample
 from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError, shown
-from ..files import write_text
+from ..files import locked, write_text
 from ..model import GRM, load_pretrained_encoder, load_weights, save_weights
 from ..model.packing import has_fast_bfloat16
 from .checkpoint import Checkpoint, check_resumable, load_checkpoint, save_checkpoint
@@ -100,8 +100,8 @@ class Trainer:
             resume: go on from the folder's checkpoint; from the start where there is none.
 
         Raises:
-            CheckpointError: the folder holds a run already and `resume` is not set, or its checkpoint is broken or of
-                another run, or one cannot be written.
+            CheckpointError: the folder holds a run already and `resume` is not set, or one that is being trained, or
+                its checkpoint is broken or of another run, or one cannot be written.
             DataError: too much of the data is broken; the last checkpoint is of the step before.
             KeyboardInterrupt: it was asked to stop a third time; it ends as of its last checkpoint.
             NonFiniteError: the loss or its gradient is not finite. The last checkpoint is of before that, and a JSON
@@ -109,6 +109,11 @@ class Trainer:
             WeightsError: the pretrained weights do not fit.
 
         """
+        busy = CheckpointError(f"{self.folder}: another process trains in it")
+        with locked(self.folder, busy) if self.processes.first else nullcontext():
+            return self._run(resume)
+
+    def _run(self, resume: bool) -> TrainingResult:
         completed = self._begin(resume)
         progress = TrainingProgress(self.console, self.schedule, completed, enabled=self.processes.first)
         with progress, _StopRequest() as stop:
@@ -147,7 +152,6 @@ class Trainer:
         if not self.processes.agree(completed):
             raise CheckpointError(f"{self.folder}: the processes do not read the same checkpoint; they must share it")
         if self.processes.first:
-            self.folder.mkdir(parents=True, exist_ok=True)
             write_text(self.folder / CONFIG_FILE, yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False))
             self._log = RunLog(self.folder, completed)
         return completed

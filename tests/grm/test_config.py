@@ -131,7 +131,7 @@ def test_configuration_survives_json():
         ),
         ("model.division.fixed={3: T}", "model.division.fixed.3: input should be 'S' or 'A', got 'T'"),
         ("model.division.threshold=1.5", "model.division.threshold: input should be less than 1, got 1.5"),
-        ("model.division.hidden=[0, 1]", r"model.division.hidden: expected positive widths, got \[0, 1\]"),
+        ("model.division.hidden=[0, 1]", r"model.division.hidden: expected widths from 1 to 8192, got \[0, 1\]"),
         ("model.division.variant=ranked", "model.division.ratio: variant ranked needs one"),
         ("model.division.band=0.1", "model.division.band: only variant ranked has one, got variant sa"),
         ("model.head.channels=20", "model.head.channels: input should be a multiple of 8, got 20"),
@@ -230,3 +230,37 @@ def test_unknown_key_of_a_data_set_is_answered_with_the_valid_ones():
         ConfigError, match=r"data\.train\.mine\.wieght: unknown key, did you mean 'weight'\?; valid here: kind, root"
     ):
         parse_config(values)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "model.search.factor=300",
+        "model.search.size=16384",
+        "model.encoder.depth=1000000",
+        "model.encoder.width=98304",
+        "model.encoder={width: 8192, depth: 128, heads: 8}",
+        "model.encoder.patch=1",
+        "model.encoder.mlp_ratio=1e-9",
+        "model.division.hidden=[100000, 1]",
+        "model.head.channels=80000",
+        "training.threads=100000",
+        "training.workers=100000",
+        "training.batch_size=1000000000",
+        "training.seed=1000000000000000000000",
+        "training.loss.l1=1e300",
+        "data.synthetic.width=100000",
+        "data.synthetic.camera=[1e9, 0, 0]",
+        "data.synthetic.scale=1000",
+        "data.synthetic.distractors=[0, 100000]",
+        "data.jitter.scale=1000",
+    ],
+)
+def test_what_no_machine_can_do_is_refused(override):
+    with pytest.raises(ConfigError, match=r"expected|less than or equal"):
+        load_config("grm_b256", [override])
+
+
+def test_the_largest_published_models_are_well_within():
+    vit_g = ["model.encoder.width=1408", "model.encoder.depth=40", "model.encoder.heads=16", "model.encoder.patch=14"]
+    load_config("grm_b256", [*vit_g, "model.template.size=196", "model.search.size=392"])

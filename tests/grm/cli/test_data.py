@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from grm.cli.data import app
 from grm.config import load_config
-from grm.data.export import export_folder
+from grm.data.export import export_folder, export_video
 from grm.data.readers.folder import FolderSequence
 from grm.data.synthetic import HELD_OUT, synthetic_sequence
 from grm.errors import ConfigError, DataError
@@ -197,6 +197,27 @@ def test_drawn_boxes(tmp_path):
 
 
 PLAIN = ("--set", "data.synthetic.frames=20", "--set", "data.synthetic.noise=[0, 0]")
+
+
+def test_an_export_that_was_stopped_has_not_its_name_and_is_done_again(tmp_path):
+    class Stopping(Dark):
+        stops = True
+
+        def frame(self, index):
+            if index == 1 and self.stops:
+                raise KeyboardInterrupt
+            return super().frame(index)
+
+    sequence = Stopping()
+    for write, name in ((export_folder, "clip"), (export_video, "clip.mp4")):
+        sequence.stops = True
+        with pytest.raises(KeyboardInterrupt):
+            write(sequence, tmp_path / name)
+        assert not (tmp_path / name).exists()
+        sequence.stops = False
+        write(sequence, tmp_path / name)
+        assert (tmp_path / name).exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["clip", "clip.mp4"]
 
 
 def test_export_as_a_video(tmp_path):

@@ -86,6 +86,16 @@ def test_a_fault_leaves_what_was_there(grm, weights, folder, tmp_path):
     assert status == 1 and output.read_bytes() == b"video" and table.read_bytes() == b"table"
 
 
+@pytest.mark.parametrize("name", ["out.mp4", "out.unfinished.mp4", "link.mp4"])
+def test_no_name_of_what_is_read_is_written_to(grm, weights, clip, tmp_path, name):
+    source = clip.rename(tmp_path / "out.unfinished.mp4")
+    (tmp_path / "link.mp4").hardlink_to(source)
+    before = source.read_bytes()
+    status, _, err = grm("track", source, "--weights", weights, *BOX, "--output", tmp_path / name)
+    assert status == 1 and source.read_bytes() == before
+    assert_one_line(err, "is read from, or written twice")
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_a_frame_is_written_leaves_as_many_rows_as_frames(
     grm,

@@ -1,5 +1,7 @@
 """`grm train` on its own, with made data in the place of data sets."""
 
+import signal
+
 import pytest
 import torch
 
@@ -71,6 +73,20 @@ def test_a_run_is_not_overwritten(train):
     train("small.yaml")
     status, output = train("small.yaml")
     assert status == 1 and output == "grm: runs/small: holds a run already; resume it, or choose another folder\n"
+
+
+def test_an_unfinished_run_is_no_success(train, monkeypatch):
+    class Stopping(SquarePairs):
+        def __getitem__(self, index):
+            if self.epoch == 0 and index == 0:
+                signal.raise_signal(signal.SIGTERM)
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(commands, "_datasets", lambda config: (Stopping(8), None))
+    status, output = train("small.yaml")
+    assert status == 1 and "stopped after step 1; --resume goes on" in output
+    status, output = train("small.yaml", "--resume", "--set", "training.epochs=2")
+    assert status == 0 and "finished" in output
 
 
 def test_a_device_must_be_there(train):
