@@ -150,7 +150,7 @@ class VideoFrames:
         import av
 
         try:
-            return av.open(f"file:{self.path}", options=dict(_LOCAL))
+            return av.open(f"file:{self.path}", options=dict(_LOCAL), metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
             raise MediaError(f"{self.path}: not a video that can be read: {error.strerror}") from None
 

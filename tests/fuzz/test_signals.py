@@ -1,0 +1,57 @@
+"""`grm track` stopped at any moment: what has its name is whole, and what has not is readable."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import pytest
+
+from grm.media.frames import open_frames
+from grm.model import save_weights
+
+from ..grm.model.small import small_model
+from ..grm.tracking.scenes import noise_frames
+
+FRAMES = 300
+
+
+@pytest.mark.slow
+def test_nothing_whole_is_replaced_by_a_part(tmp_path):
+    frames, chance = tmp_path / "frames", random.Random(0)
+    frames.mkdir()
+    for index, frame in enumerate(noise_frames(6)):
+        coded = cv2.imencode(".png", frame[..., ::-1])[1].tobytes()
+        for repeat in range(FRAMES // 6):
+            (frames / f"{6 * repeat + index}.png").write_bytes(coded)
+    save_weights(small_model(), tmp_path / "small.safetensors")
+    output, table = tmp_path / "out.mp4", tmp_path / "out.csv"
+    command = [sys.executable, "-m", "grm", "track", frames, "--box", "40,30,20,13"]
+    command += ["--weights", tmp_path / "small.safetensors", "--output", output, "--csv", table]
+    start = time.monotonic()
+    subprocess.run(command, check=True, capture_output=True)
+    whole, lasts = table.read_bytes(), time.monotonic() - start
+    unfinished = tmp_path / "out.unfinished.mp4", tmp_path / "out.unfinished.csv"
+    ends = []
+    for _ in range(40):
+        output.write_bytes(b"before"), table.write_bytes(b"before")
+        for path in unfinished:
+            path.unlink(missing_ok=True)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(chance.uniform(0.3, 1.1) * lasts)
+        number = chance.choice([signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
+        process.send_signal(number)
+        _, error = process.communicate(timeout=20)
+        ends.append((number.name, process.returncode))
+        assert "Traceback" not in error, error
+        if table.read_bytes() != b"before":  # the two get their names one after the other
+            assert table.read_bytes() == whole
+        if output.read_bytes() != b"before":
+            assert len(list(open_frames(output))) == FRAMES
+        if process.returncode == 1 and "stopped by you" in error:
+            rows = unfinished[1].read_text().count("\n") - 1
+            assert len(list(open_frames(unfinished[0]))) == rows > 0
+            assert output.read_bytes() == table.read_bytes() == b"before"
+    assert sum(code not in (0,) for _, code in ends) > 10, ends
