@@ -77,7 +77,7 @@ def run() -> None:
     except ModuleNotFoundError as error:
         if error.name in sys.modules or error.name is None or error.name.startswith("grm"):
             raise
-        extra = "training" if error.name in ("pycocotools", "tensorboard") else "tracker"
+        extra = "training" if error.name == "tensorboard" else "tracker"
         _fail(f"this needs {error.name}: pip install 'grm-kernels[{extra}]'")
     except GrmError as error:
         _fail(str(error))

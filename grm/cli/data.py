@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import DataError
+from ..errors import DataError, printable
 from .options import Preset, Settings
 
 if TYPE_CHECKING:
@@ -138,6 +138,6 @@ def _print(found: "dict[str, Findings]") -> None:
     console.print(table)
     for name, one in found.items():
         for fault in one.faults[:_PRINTED]:
-            console.print(f"{name}: {fault}", markup=False, soft_wrap=True)
+            console.print(printable(f"{name}: {fault}"), markup=False, soft_wrap=True)
         if len(one.faults) > _PRINTED:
             console.print(f"{name}: and {len(one.faults) - _PRINTED} more faults", markup=False, soft_wrap=True)

@@ -48,7 +48,7 @@ def check_dataset(
         advance: called after each sequence.
 
     """
-    found = Findings(listed=len(sequences))
+    found = Findings(listed=len(sequences), faults=list(sequences.faults))
     for i in range(len(sequences)):
         sequence = sequences[i]
         if not isinstance(sequence, ImageSequence) and i == _MAX_SYNTHETIC:

@@ -84,7 +84,12 @@ class Sequences(abc.Sequence[VideoSequence], Generic[Key]):
     """The sequences of a data set, each opened when it is asked for and not kept."""
 
     def __init__(
-        self, keys: abc.Sequence[Key], open_one: abc.Callable[[Key], VideoSequence], *, still: bool = False
+        self,
+        keys: abc.Sequence[Key],
+        open_one: abc.Callable[[Key], VideoSequence],
+        *,
+        still: bool = False,
+        faults: abc.Sequence[str] = (),
     ) -> None:
         """Lists sequences by what tells them apart, with a function that opens one.
 
@@ -92,9 +97,10 @@ class Sequences(abc.Sequence[VideoSequence], Generic[Key]):
             keys: one for each sequence.
             open_one: cheap; can be pickled, for the workers of a data loader.
             still: these are single images.
+            faults: what is broken in the data set and was left out, a line each.
 
         """
-        self.keys, self.open_one, self.still = keys, open_one, still
+        self.keys, self.open_one, self.still, self.faults = keys, open_one, still, faults
 
     @overload
     def __getitem__(self, index: int) -> VideoSequence: ...
@@ -102,7 +108,7 @@ class Sequences(abc.Sequence[VideoSequence], Generic[Key]):
     def __getitem__(self, index: slice) -> "Sequences[Key]": ...
     def __getitem__(self, index: int | slice) -> "VideoSequence | Sequences[Key]":
         if isinstance(index, slice):
-            return Sequences(self.keys[index], self.open_one, still=self.still)
+            return Sequences(self.keys[index], self.open_one, still=self.still, faults=self.faults)
         return self.open_one(self.keys[index])
 
     def __len__(self) -> int:

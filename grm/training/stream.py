@@ -15,6 +15,8 @@ from ..config import TrainingConfig
 from ..data.sample import Sample
 from ..errors import ConfigError, DataError
 
+# What torch says where a worker finds no room for a batch: it is killed, or cannot write.
+_NO_SHARED_MEMORY = ("Bus error", "out of shared memory", "torch_shm", "No space left on device (28)")
 # How often a worker looks whether the training process is still there, in seconds.
 _LOOK_FOR_TRAINER_S = 2.0
 
@@ -122,6 +124,11 @@ def batches(
     except DataError as error:
         raise DataError(_own_message(error)) from None
     except RuntimeError as error:
+        if any(sign in str(error) for sign in _NO_SHARED_MEMORY):
+            raise DataError(
+                "shared memory (/dev/shm) is too small for the batches of the workers: give the container more "
+                "(docker run --shm-size=1g), or make samples without workers (training.workers=0)"
+            ) from None
         if not str(error).startswith("DataLoader worker"):
             raise
         raise DataError(f"{str(error).strip().rstrip('.')}: was it killed, for want of memory?") from None

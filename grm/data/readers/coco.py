@@ -1,18 +1,20 @@
 """COCO 2017: `annotations/instances_train2017.json` and `train2017/000000000009.jpg` (or `images/train2017/`).
 
-Every object is a sequence of one frame. Crowds, and boxes without an area, are left out. Needs pycocotools.
+Every object is a sequence of one frame. Crowds, and boxes without an area, are left out.
 """
 
-from contextlib import redirect_stdout
+import json
 from functools import partial
-from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ...boxes import Boxes
-from ...errors import DataError
+from ...errors import DataError, shown
 from ..sequence import Annotation, ImageSequence, Sequences
+
+_LARGEST = 1e9
 
 
 class CocoObject(ImageSequence):
@@ -39,44 +41,80 @@ def coco_paths(root: Path, split: str, named: bool) -> list[Path]:
 def coco(root: Path, split: str, names: list[str] | None) -> Sequences[int]:
     """The objects of COCO, in the order of the annotation file.
 
+    An annotation that is broken is left out, and said so in the `faults` of what is returned.
+
     Args:
         root: see above.
         split: "train" or "val".
         names: take the objects of these images only: their file names.
 
     Raises:
-        DataError: pycocotools is not installed, or the annotation file cannot be read.
+        DataError: the annotation file cannot be read, or no object is left of it.
 
     """
-    try:
-        from pycocotools.coco import COCO
-    except ImportError:
-        raise DataError("reading COCO needs pycocotools: pip install 'grm-kernels[training]'") from None
     path = _annotation_path(root, split)
-    try:
-        with redirect_stdout(StringIO()):
-            annotation = COCO(path)
-        files = {identity: image["file_name"] for identity, image in annotation.imgs.items()}
-        chosen = None if names is None else set(names)
-        objects = [
-            (item["image_id"], item["id"], *item["bbox"])
-            for item in annotation.anns.values()
-            if not item["iscrowd"]
-            and min(item["bbox"][2:]) > 0
-            and (chosen is None or files[item["image_id"]] in chosen)
-        ]
-        images = sorted({item[0] for item in objects})
-        # Arrays, not objects: the workers of a data loader share them, and there are 850,000.
-        file_of_image = np.array([files[image] for image in images], dtype=np.bytes_)
-        table = np.array([item[:2] for item in objects], dtype=np.int64).reshape(len(objects), 2)
-        boxes = np.array([item[2:] for item in objects], dtype=np.float64).reshape(len(objects), 4)
-        places = np.searchsorted(images, table[:, 0])
-    except (AssertionError, AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: not COCO's object annotations: {type(error).__name__}: {error}") from None
+    images, annotations, faults = _read(path)
+    chosen = None if names is None else set(names)
+    objects = []
+    for place, annotation in enumerate(annotations):
+        if fault := _fault(annotation, images):
+            name = annotation.get("id", f"number {place}") if isinstance(annotation, dict) else f"number {place}"
+            faults.append(f"{path}: annotation {shown(name)}: {fault}; left out")
+        elif (
+            not annotation.get("iscrowd", 0)
+            and min(annotation["bbox"][2:]) > 0
+            and (chosen is None or images[annotation["image_id"]] in chosen)
+        ):
+            objects.append((annotation["image_id"], annotation["id"], *annotation["bbox"]))
     if not objects:
-        raise DataError(f"{path}: no object is left of {len(annotation.anns)}")
+        reason = f"; {len(faults)} left out, first: {faults[0].removeprefix(f'{path}: ')}" if faults else ""
+        raise DataError(f"{path}: no object is left of {len(annotations)}{reason}")
+    used = sorted({item[0] for item in objects})
+    # Arrays, not objects: the workers of a data loader share them, and there are 850,000.
+    file_of_image = np.array([images[image].encode() for image in used], dtype=np.bytes_)
+    table = np.array([item[:2] for item in objects], dtype=np.int64)
+    boxes = np.array([item[2:] for item in objects], dtype=np.float64)
+    places = np.searchsorted(used, table[:, 0])
     open_one = partial(_open, _image_folder(root, split), file_of_image, places, table[:, 1], boxes)
-    return Sequences(range(len(objects)), open_one, still=True)
+    return Sequences(range(len(objects)), open_one, still=True, faults=faults)
+
+
+def _read(path: Path) -> tuple[dict[int, str], list[Any], list[str]]:
+    """File names of the images by their numbers, the annotations as they are, and what is wrong with images."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: not COCO's object annotations: {shown(error)}") from None
+    lists = [content.get(key) for key in ("images", "annotations")] if isinstance(content, dict) else []
+    if len(lists) != 2 or not all(isinstance(part, list) for part in lists):
+        raise DataError(f"{path}: not COCO's object annotations: expected lists of images and annotations")
+    images, faults = {}, []
+    for place, image in enumerate(lists[0]):
+        known = isinstance(image, dict) and _is_number(image.get("id")) and isinstance(image.get("file_name"), str)
+        if known and image["file_name"].isprintable():
+            images[image["id"]] = image["file_name"]
+        else:
+            faults.append(f"{path}: image number {place}: expected an id and a file name; left out")
+    return images, lists[1], faults
+
+
+def _fault(annotation: Any, images: dict[int, str]) -> str | None:
+    """What is wrong with an annotation; None: nothing."""
+    if not isinstance(annotation, dict) or not _is_number(annotation.get("id")):
+        return "it has no number"
+    if not _is_number(annotation.get("image_id")) or annotation["image_id"] not in images:
+        return f"there is no image {shown(annotation.get('image_id'))}"
+    box = annotation.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, int | float) for x in box):
+        return f"expected a box of four numbers, got {shown(box)}"
+    # A number beyond any picture is none; whole ones may be too large for a float.
+    return None if all(abs(x) < _LARGEST for x in box) else f"expected finite numbers, got the box {shown(box)}"
+
+
+def _is_number(value: object) -> bool:
+    return type(value) is int and abs(value) < 2**63
 
 
 def _open(folder: Path, files: np.ndarray, places: np.ndarray, ids: np.ndarray, boxes: Boxes, index: int) -> CocoObject:

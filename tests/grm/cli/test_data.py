@@ -118,7 +118,6 @@ def test_many_faults_are_summed_up(whole):
 
 def test_still_images(tmp_path):
     """Every object's image has to be there; only some are opened."""
-    pytest.importorskip("pycocotools")
     trees.write_coco(tmp_path / "coco", [(i, [1, 2, 10, 12], False) for i in range(1, 31)])
     (tmp_path / "coco" / "images" / "train2017" / "000000000015.jpg").unlink()
     path = tmp_path / "config.yaml"

@@ -7,12 +7,12 @@ import signal
 import pytest
 import torch
 
-from grm.errors import CheckpointError, WeightsError
+from grm.errors import CheckpointError, DataError, WeightsError
 from grm.files import locked
 from grm.training.checkpoint import Checkpoint, save_checkpoint
 
 from .pairs import training_config
-from .test_trainer import make_trainer
+from .test_trainer import BreakAt, make_trainer
 
 
 def test_a_folder_belongs_to_one_run_at_a_time(tmp_path):
@@ -81,3 +81,18 @@ def test_pretrained_weights_that_never_come(tmp_path, suffix):
             make_trainer(tmp_path / "run", f"training.pretrained={path}").run()
     finally:
         signal.alarm(0)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "DataLoader worker (pid 7) is killed by signal: Bus error. It is possible that dataloader's workers are out of "
+        "shared memory. Please try to raise your shared memory limit.",
+        "unable to write to file </torch_7_1>: No space left on device (28)",
+    ],
+    ids=["killed", "full"],
+)
+def test_shared_memory_that_is_too_small(tmp_path, message):
+    trainer = make_trainer(tmp_path, dataset=BreakAt((0, 5), RuntimeError(message)))
+    with pytest.raises(DataError, match=r"--shm-size=1g\), or make samples without workers \(training\.workers=0\)$"):
+        trainer.run()
