@@ -1,7 +1,7 @@
 """Faults that a user can mend. The command line tells each in one line, without a trace of where it was found."""
 
 # Of a text that came from a file, and of a line of a message, so many characters are shown.
-_SHOWN_OF_FILES, _SHOWN_OF_LINES = 100, 2000
+_SHOWN_OF_FILES, _SHOWN_OF_LINES = 200, 2000
 
 
 def shown(value: object) -> str:

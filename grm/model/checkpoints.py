@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-from ..errors import WeightsError
+from ..errors import WeightsError, shown
 from ..files import open_regular
 from .pickles import PickleError, StorageRecord, TensorRecord, read_pickle, rebuild
 
@@ -56,7 +56,7 @@ def read_pickled_checkpoint(path: str | Path) -> Any:
             file.seek(0)
             return _read_legacy(file, size)
         except (PickleError, zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, struct.error) as error:
-            raise WeightsError(f"{path}: the checkpoint is broken: {error}") from None
+            raise WeightsError(f"{path}: the checkpoint is broken: {shown(error)}") from None
         except _OtherFileError as error:
             raise WeightsError(f"{path}: not a checkpoint of torch.save{error}") from None
 

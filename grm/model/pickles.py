@@ -109,8 +109,7 @@ def rebuild(value: Any, replace: Callable[[Any], Any]) -> Any:
         if id(top) in done:
             todo.pop()
             continue
-        children = _children(top)
-        if children is None:
+        if (children := _children(top)) is None:
             done[id(todo.pop())] = (replace(top), 0, 1)
             continue
         if id(top) not in open_now:
@@ -226,8 +225,7 @@ class _Machine:
         self._stack.append(self._pop_mark())
 
     def _dictionary(self, _: Any) -> None:
-        pairs, target = self._pop_mark(), {}
-        _set_items(target, pairs)
+        _set_items(target := {}, self._pop_mark())
         self._stack.append(target)
 
     def _append(self, many: bool) -> None:

@@ -52,6 +52,6 @@ def test_nothing_whole_is_replaced_by_a_part(tmp_path):
             assert len(list(open_frames(output))) == FRAMES
         if process.returncode == 1 and "stopped by you" in error:
             rows = unfinished[1].read_text().count("\n") - 1
-            assert len(list(open_frames(unfinished[0]))) == rows > 0
+            assert rows == (len(list(open_frames(unfinished[0]))) if unfinished[0].exists() else 0)
             assert output.read_bytes() == table.read_bytes() == b"before"
     assert sum(code not in (0,) for _, code in ends) > 10, ends

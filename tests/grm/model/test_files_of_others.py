@@ -75,10 +75,10 @@ def test_weights_that_are_not_finite_are_named(tmp_path, value):
 @pytest.mark.parametrize(
     "change",
     [
-        {"encoder": {"width": 16384, "heads": 128, "depth": 64}},
-        {"encoder": {"patch": 1}, "search": {"size": 1024}, "template": {"size": 512}},
-        {"head": {"channels": 16384}},
-        {"division": {"hidden": [10**5, 10**5]}},
+        {"encoder": {"width": 8192, "heads": 128, "depth": 4}},
+        {"encoder": {"patch": 2}, "search": {"size": 256}, "template": {"size": 64}},
+        {"head": {"channels": 8192}},
+        {"division": {"hidden": [8192, 8192]}},
     ],
     ids=str,
 )
@@ -102,7 +102,7 @@ def test_what_a_file_says_does_not_steer_a_terminal(tmp_path):
     with pytest.raises(WeightsError, match="unexpected: ") as error:
         load_model(path)
     unexpected = next(line for line in str(error.value).split("\n") if "unexpected" in line)
-    assert r"\x1b[2J\ngrm: all is well\rxxx" in unexpected and len(unexpected) < 200
+    assert r"\x1b[2J\ngrm: all is well\rxxx" in unexpected and len(unexpected) < 300
     save_file({"x": torch.zeros(1)}, path, {"format": forged, "config": "{}"})
     with pytest.raises(WeightsError) as error:
         load_model(path)
