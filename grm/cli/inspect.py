@@ -110,7 +110,7 @@ def calibrate(
     from rich.table import Table
 
     from ..evaluation.runner import follow
-    from ..evaluation.speed import measure_forms
+    from ..evaluation.speed import measure_forms, saving
     from ..media.frames import open_frames
     from ..model import save_weights
     from ..tracking import Tracker
@@ -154,9 +154,11 @@ def calibrate(
         tell(f"{output}: weights with these layers fixed")
     forms = measure_forms(model, first, target, device=device, dtype=dtype.dtype, fixed=found.fixed)
     speeds = {one.form: one for one in forms}
-    saving = 1 - speeds["fused, layers fixed"].model / speeds["fused"].model
-    fixed = f"Fixing them saves {saving:.1%} of the network's time: --set 'model.division.fixed={found.fixed}'"
-    console.print(fixed, soft_wrap=True)
+    share, error = saving(speeds["fused"], speeds["fused, layers fixed"])
+    measured = f"saves {share:.1%} of the network's time" if share > 2 * error else "saves nothing that can be measured"
+    console.print(
+        f"Fixing them {measured} (± {2 * error:.1%}): --set 'model.division.fixed={found.fixed}'", soft_wrap=True
+    )
 
 
 def _track_to(source: str, box: list[str] | None, number: int, model: "GRM") -> "tuple[Tracker, Image, Image]":

@@ -1,9 +1,10 @@
 """How fast the tracker is: the paper's forms of attention side by side, and where the time of a frame goes."""
 
+import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -46,6 +47,8 @@ class FormSpeed(NamedTuple):
     post_processing: float
     #: The attention of all layers alone, on the q, k, v and categories of this frame: a part of `model`.
     attention: float
+    #: How far the median of `model` may be off: its standard error, by the median absolute deviation.
+    model_error: float
 
     @property
     def total(self) -> float:
@@ -109,7 +112,21 @@ def measure_forms(
             times = (*_time_frame(tracker, frame), _time_attention(attentions[form], torch.device(device)))
             if index >= _WARM_UP:
                 seconds[form].append(times)
-    return [FormSpeed(form, *map(statistics.median, zip(*times, strict=True))) for form, times in seconds.items()]
+    columns = {form: list(zip(*times, strict=True)) for form, times in seconds.items()}
+    return [FormSpeed(form, *map(statistics.median, c), _error_of_median(c[1])) for form, c in columns.items()]
+
+
+def _error_of_median(values: Sequence[float]) -> float:
+    """The standard error of a median of normal values, from the median of their distances to it."""
+    middle = statistics.median(values)
+    deviation = 1.4826 * statistics.median(abs(value - middle) for value in values)
+    return math.sqrt(math.pi / 2 / len(values)) * deviation
+
+
+def saving(before: FormSpeed, after: FormSpeed) -> tuple[float, float]:
+    """Share of the network's time that one form saves against another, and its standard error."""
+    ratio = after.model / before.model
+    return 1 - ratio, ratio * math.hypot(before.model_error / before.model, after.model_error / after.model)
 
 
 def balance_division(model: GRM, frame: Image, box: ArrayLike, share: float) -> None:

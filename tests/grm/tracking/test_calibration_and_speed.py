@@ -2,12 +2,22 @@
 
 import time
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from grm.evaluation.speed import FORMS, balance_division, compare_dtypes, measure_forms, time_parts
-from grm.model import reconfigured
+from grm.evaluation.speed import (
+    FORMS,
+    FormSpeed,
+    _error_of_median,
+    balance_division,
+    compare_dtypes,
+    measure_forms,
+    saving,
+    time_parts,
+)
+from grm.model import reconfigured, save_weights
 from grm.model.division import TokenDivision
 from grm.model.encoder import Attention
 from grm.tracking import Tracker
@@ -97,6 +107,35 @@ def test_every_form_is_timed(monkeypatch):
         assert min(speed.pre_processing, speed.post_processing) > 0
         assert min(speed.attention, speed.model) > 4 * 0.002  # layers
         assert speed.total == speed.pre_processing + speed.model + speed.post_processing
+
+
+def speed_of(model, error):
+    return FormSpeed("", 0, model, 0, 0, error)
+
+
+def test_a_saving_has_its_error():
+    """Of the median of 101 normal times, and of the ratio of two: against draws."""
+    chance = np.random.default_rng(0)
+    draws = chance.normal(1, 0.1, (4000, 101))
+    medians = np.median(draws, axis=1)
+    errors = [_error_of_median(list(row)) for row in draws[:200]]
+    assert np.mean(errors) == pytest.approx(medians.std(), rel=0.1)
+    savings = 1 - 0.8 * medians[:2000] / medians[2000:]
+    share, error = saving(speed_of(1.0, medians.std()), speed_of(0.8, 0.8 * medians.std()))
+    assert share == pytest.approx(0.2) and error == pytest.approx(savings.std(), rel=0.1)
+
+
+@pytest.mark.parametrize(("error", "said"), [(0.001, "saves 10.0% of the network's time (± 0.3%)"), (0.05, "nothing")])
+def test_noise_is_no_saving(grm, tmp_path, monkeypatch, error, said):
+    model = small_model()
+    model.encoder.layers[1].attention.division.third.bias.data[1] = -1e3
+    save_weights(model, tmp_path / "model.safetensors")
+    for index, frame in enumerate(noise_frames(3)):
+        cv2.imwrite(str(tmp_path / f"{index}.png"), frame[..., ::-1])
+    forms = [speed_of(1.0, error)._replace(form="fused"), speed_of(0.9, error)._replace(form="fused, layers fixed")]
+    monkeypatch.setattr("grm.evaluation.speed.measure_forms", lambda *_, **__: forms)
+    status, out, _ = grm("calibrate", tmp_path, "--weights", tmp_path / "model.safetensors", "--box", "40,30,20,13")
+    assert status == 0 and said in out
 
 
 def test_forms_are_what_they_are_called(monkeypatch):
