@@ -11,8 +11,9 @@ DatasetKind = Literal["lasot", "trackingnet", "got10k", "coco", "folder", "synth
 #: The ends of a uniform range.
 Range = tuple[float, float]
 
-# Of the ranges of synthetic video, in pixels or whatever is their unit.
-_LARGEST = 1000
+# Of the ranges of synthetic video, in their unit: those of a few keys, and of all others.
+_LARGEST = {"camera": 4, "distractors": 100, "passers": 100, "occlusions": 100}
+_LARGEST_ELSE = 1000
 
 
 class DatasetConfig(Section):
@@ -70,7 +71,7 @@ class SyntheticConfig(Section):
     speed: Range = (0.06, 0.18)
     margin: Range = (0.3, 1.5)
     #: Deviations: of the angle in radians, of the logarithms of size and of aspect.
-    turn: float = Field(0.5, ge=0)
+    turn: float = Field(0.5, ge=0, le=100)
     scale: float = Field(0.2, ge=0, le=4)
     stretch: float = Field(0.12, ge=0, le=4)
     #: Largest bend of the outline, in half sizes.
@@ -80,7 +81,7 @@ class SyntheticConfig(Section):
     distractors: tuple[int, int] = (1, 3)
     same_shape: float = Field(0.5, ge=0, le=1)
     companion: float = Field(0.5, ge=0, le=1)
-    distance: float = Field(2.0, ge=0)
+    distance: float = Field(2.0, ge=0, le=1000)
     #: Probability that a distractor passes in front of the target, not behind it.
     in_front: float = Field(0.3, ge=0, le=1)
     #: Objects of other kinds that move about behind the target.
@@ -94,8 +95,8 @@ class SyntheticConfig(Section):
     #: Deviations of the camera: of its place in widths of the frame, of its angle in radians, of its logarithmic zoom.
     camera: tuple[float, float, float] = (0.12, 0.06, 0.06)
     #: Deviation of the brightness over time, of each colour's; depth of a shadow that lies over part of the frame.
-    light: float = Field(0.12, ge=0)
-    cast: float = Field(0.03, ge=0)
+    light: float = Field(0.12, ge=0, le=4)
+    cast: float = Field(0.03, ge=0, le=4)
     shadow: Range = (0.0, 0.5)
     #: Probability that a sequence has bursts of blur (half by motion, half out of focus), and their width in pixels.
     blur: float = Field(0.3, ge=0, le=1)
@@ -109,12 +110,15 @@ class SyntheticConfig(Section):
     def _check(self) -> "SyntheticConfig":
         for name in type(self).model_fields:
             value = getattr(self, name)
-            if isinstance(value, tuple) and not 0 <= min(value) <= max(value) <= _LARGEST:
-                raise SectionError(name, message=f"expected numbers from 0 to {_LARGEST}, got {list(value)}")
+            largest = _LARGEST.get(name, _LARGEST_ELSE)
+            if isinstance(value, tuple) and not 0 <= min(value) <= max(value) <= largest:
+                raise SectionError(name, message=f"expected numbers from 0 to {largest}, got {list(value)}")
             if isinstance(value, tuple) and len(value) == 2 and value[0] > value[1]:
                 raise SectionError(name, message=f"expected the smaller number first, got {list(value)}")
-        if not self.size[0] or not self.aspect[0]:
-            raise SectionError("size", "aspect", message="expected positive numbers")
+        if self.size[0] < 1 or not 0.01 <= self.aspect[0] <= self.aspect[1] <= 100:
+            raise SectionError("size", "aspect", message="expected a size from 1 and an aspect from 0.01 to 100")
+        if self.occlusion_frames[0] < 1:
+            raise SectionError("occlusion_frames", message=f"expected 1 or more, got {list(self.occlusion_frames)}")
         return self
 
 

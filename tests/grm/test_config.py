@@ -252,6 +252,8 @@ def test_unknown_key_of_a_data_set_is_answered_with_the_valid_ones():
         "data.synthetic.width=100000",
         "data.synthetic.camera=[1e9, 0, 0]",
         "data.synthetic.scale=1000",
+        "data.synthetic.camera=[0.5, 1, 100]",
+        "data.synthetic.occlusion_frames=[0, 0]",
         "data.synthetic.distractors=[0, 100000]",
         "data.jitter.scale=1000",
     ],

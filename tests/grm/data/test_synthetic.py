@@ -302,8 +302,8 @@ def test_pairs_of_synthetic_video():
     ("override", "message"),
     [
         ("data.synthetic.size=[30, 20]", "size: expected the smaller number first, got"),
-        ("data.synthetic.camera=[-1, 0, 0]", "camera: expected numbers from 0 on, got"),
-        ("data.synthetic.size=[0, 20]", "data.synthetic.size, data.synthetic.aspect: expected positive numbers"),
+        ("data.synthetic.camera=[-1, 0, 0]", "camera: expected numbers from 0 to 4, got"),
+        ("data.synthetic.size=[0, 20]", "data.synthetic.size, data.synthetic.aspect: expected a size from 1"),
         ("data.synthetic.frames=10", "data.synthetic.frames: input should be greater than or equal to 20, got 10"),
         ("data.synthetic.nois=[0, 1]", "data.synthetic.nois: unknown key, did you mean 'noise'"),
     ],
