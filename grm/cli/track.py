@@ -111,8 +111,9 @@ def track(
     seconds, tracked, fault = 0.0, 0, None
     try:
         with ExitStack() as files:
-            video = files.enter_context(VideoWriter(output, frames.rate)) if output else None
             writers = [files.enter_context(kind(path)) for path, kind in tables.items() if path]
+            # Closed first: where it cannot be, the tables have not got their names.
+            video = files.enter_context(VideoWriter(output, frames.rate)) if output else None
             progress = files.enter_context(_progress())
             total = None if frames.length is None else max(1, frames.length - start)
             task = progress.add_task(frames.name, total=total if limit is None else min(limit, total or limit))

@@ -6,6 +6,8 @@ from fractions import Fraction
 _TOLERANCE = 0.1
 # After so many steady ones, a gap before a key frame is taken for lost frames without any other sign of damage.
 _STEADY = 8
+# No hole is taken to be so long; rather a time is broken.
+_LONGEST = 100_000
 
 
 class FrameClock:
@@ -53,7 +55,7 @@ class FrameClock:
             signs = self._missed or self._corrupt
             if signs and self._steady and whole < 1:
                 return None
-            self._steady &= whole >= 1 and abs(intervals - whole) < _TOLERANCE * max(1, whole)
+            self._steady &= 1 <= whole < _LONGEST and abs(intervals - whole) < _TOLERANCE * max(1, whole)
             signs = signs or (key and not self._all_keys and self._intervals >= _STEADY)
             if self._steady:
                 lost = whole - 1 if signs else 0

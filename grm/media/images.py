@@ -121,7 +121,8 @@ def _stated_size(data: bytes) -> tuple[int, int] | None:
     if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
         return struct.unpack_from(">II", data, 16)
     if data.startswith(b"BM") and len(data) >= 26:
-        width, height = struct.unpack_from("<ii", data, 18)
+        oldest = struct.unpack_from("<I", data, 14)[0] == 12  # with sides of 16 bits
+        width, height = struct.unpack_from("<HH" if oldest else "<ii", data, 18)
         return abs(width), abs(height)
     if data.startswith(_JPEG_START):
         for marker, place in _jpeg_segments(data):
@@ -134,8 +135,12 @@ def _stated_size(data: bytes) -> tuple[int, int] | None:
 def _decoder_messages() -> Iterator[list[str]]:
     """Collects what libjpeg prints to standard error, which is the only place where it warns; else nothing is lost."""
     messages: list[str] = []
-    with tempfile.TemporaryFile() as file:
+    try:
         kept = os.dup(2)
+    except OSError:  # it is closed
+        yield messages
+        return
+    with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
         try:
             yield messages

@@ -39,7 +39,8 @@ class VideoWriter:
 
     def __init__(self, path: str | Path, rate: Fraction):
         self.path = Path(path)
-        self.rate = Fraction(rate)
+        # Times are whole multiples of a step that both halves of a fraction of 32 bits can say.
+        self.rate = Fraction(rate).limit_denominator(1001) or Fraction(1, 1001)
         if not self.path.absolute().parent.is_dir():
             raise MediaError(f"{path}: cannot be written: there is no folder {self.path.parent}")
         import av
@@ -141,7 +142,7 @@ class _Guard:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         import av
 
-        if isinstance(error, av.error.FFmpegError | ValueError | OSError):
+        if isinstance(error, av.error.FFmpegError | ValueError | OSError | OverflowError):
             self._writer._broken = True
             reason = getattr(error, "strerror", None) or error
             if isinstance(error, av.error.ArgumentError):

@@ -92,7 +92,9 @@ def test_clock():
     numbers = [clock.number(i / 25, key=i % 10 == 0, corrupt=False) for i in (0, 1, 2, 3, 4, 5, 6, 7, 8, 11, 20)]
     assert numbers == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 18]  # 11: a frame that was held; 20: a key frame after a hole
     assert clock.faults() == ["8 frames lost"]
-    clock.corrupt()
+    assert clock.number(1e12, key=True, corrupt=False) == 19  # a broken time is no hole
+    clock = FrameClock(RATE)
+    assert clock.number(0.7, key=True, corrupt=True) == 0
     assert clock.number(0.6, key=False, corrupt=False) is None  # it came too late
     clock = FrameClock(RATE)
     assert [clock.number(t, key=True, corrupt=False) for t in (0, 0.05, 0.4, 0.5)] == [0, 1, 2, 3]
@@ -218,6 +220,14 @@ def test_a_container_of_other_codecs_is_refused_at_the_first_frame(tmp_path):
     ):
         video.write(numbered_frames(1)[0])
     assert not os.listdir(tmp_path)
+
+
+def test_a_rate_of_any_fraction_can_be_written(tmp_path):
+    for rate in (Fraction(359640000, 11998741), Fraction(1, 5000), Fraction(10**6, 3)):
+        with VideoWriter(tmp_path / "out.mp4", rate) as video:
+            for index, frame in enumerate(numbered_frames(3)):
+                video.write(frame, float(index / rate))
+        assert len(read_all(tmp_path / "out.mp4")[0]) == 3
 
 
 @pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(7), Fraction(1, 2)])
