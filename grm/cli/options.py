@@ -36,7 +36,7 @@ class Precision(str, Enum):
 
 
 Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A video file, a folder of images, or a camera's number.")
+    str, typer.Argument(metavar="SOURCE", help="A video file, a folder of images, a camera's number, or http://...")
 ]
 BoxOption = Annotated[
     list[str] | None,

@@ -8,8 +8,9 @@ import re
 import time
 from collections.abc import Iterator
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
@@ -29,6 +30,10 @@ _SLACK = 0.2
 
 # FFmpeg takes what stands before a colon for a protocol; a playlist could name any file or address.
 _LOCAL = {"protocol_whitelist": "file"}
+# Of an address the user has named it. What it leads to may be an address again, but no file.
+_NETWORK = {"protocol_whitelist": "http,https,tcp,tls,crypto"}
+# Seconds without a sign of it.
+_TIMEOUT = 15.0
 # A file that is nothing but damage is not searched to its end.
 _MAX_FAULTS = 1000
 
@@ -69,10 +74,10 @@ class Frames(Protocol):
 
 
 def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
-    """Frames of a video file, of a folder of images in their natural order, or of a camera.
+    """Frames of a video file, of a folder of images in their natural order, of a camera, or of an address.
 
     Args:
-        source: path of a file or folder, or a camera's number.
+        source: path of a file or folder, a camera's number, or http://... (a file, or a camera's stream).
         rate: frames per second of a folder of images, which does not say; None: 30.
 
     Raises:
@@ -80,7 +85,9 @@ def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
 
     """
     if match := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://", str(source)):
-        raise MediaError(f"{source}: {match[1]} is not read; record it to a file first")
+        if match[1].lower() not in ("http", "https"):
+            raise MediaError(f"{source}: {match[1]} is not read, http is; or record it to a file first")
+        return NetworkFrames(str(source))
     path = Path(source)
     if path.is_dir():
         return FolderFrames(path, rate or Fraction(30))
@@ -96,10 +103,13 @@ def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
 class VideoFrames:
     """Frames of a video file, upright as its rotation says."""
 
-    def __init__(self, path: Path):
+    #: Of `Frames`; a stream has no end.
+    endless = False
+
+    def __init__(self, path: PurePath):
         self.path = path
         self.name = path.stem
-        self.endless, self.notes = False, []
+        self.notes: list[str] = []
         with self._open() as container:
             stream = _video_stream(container, path)
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(30)
@@ -147,12 +157,29 @@ class VideoFrames:
             raise DamagedError(f"{self.path}: {', '.join(faults)}; {count} frames were read")
 
     def _open(self) -> "av.container.InputContainer":
-        import av
+        return _opened(f"file:{self.path}", str(self.path), _LOCAL)
 
-        try:
-            return av.open(f"file:{self.path}", options=dict(_LOCAL), metadata_errors="replace")
-        except (av.error.FFmpegError, OSError) as error:
-            raise MediaError(f"{self.path}: not a video that can be read: {error.strerror}") from None
+
+class NetworkFrames(VideoFrames):
+    """Frames of a video, or of a camera's stream, at an address; stopped at will."""
+
+    endless = True
+
+    def __init__(self, address: str):
+        self._address = address
+        super().__init__(PurePosixPath(urlsplit(address).path or "stream"))
+
+    def _open(self) -> "av.container.InputContainer":
+        return _opened(self._address, self._address, _NETWORK)
+
+
+def _opened(address: str, name: str, options: dict[str, str]) -> "av.container.InputContainer":
+    import av
+
+    try:
+        return av.open(address, options=dict(options), metadata_errors="replace", timeout=_TIMEOUT)
+    except (av.error.FFmpegError, OSError) as error:
+        raise MediaError(f"{name}: not a video that can be read: {error.strerror}") from None
 
 
 def _decode(
@@ -249,7 +276,7 @@ class CameraFrames:
             self._capture.release()
 
 
-def _video_stream(container: "av.container.InputContainer", path: Path) -> "VideoStream":
+def _video_stream(container: "av.container.InputContainer", path: PurePath) -> "VideoStream":
     if not container.streams.video or container.format.name == "tty":  # FFmpeg's pictures made of text
         raise MediaError(f"{path}: holds no video")
     return container.streams.video[0]
