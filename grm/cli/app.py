@@ -71,7 +71,7 @@ def run() -> None:
     stop_as_ctrl_c()  # what was tracked until then is kept
     # What cannot be read is said by us, in one line. OpenCV reads these when it is imported.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
-    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))  # `grm.media.images.MAX_PIXELS`
+    os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))  # `grm.media.images.MAX_PIXELS`
     try:
         app()
     except ModuleNotFoundError as error:

@@ -17,8 +17,8 @@ from ..errors import MediaError
 from ..files import open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-#: An image has at most so many pixels: 16384 x 8192, which are 400 MB.
-MAX_PIXELS = 2**27
+#: An image has at most so many pixels: 8192 x 8192, for which half a GiB is needed.
+MAX_PIXELS = 2**26
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 # The next marker behind coded pixels, in which 0xFF stands before 0, or is a restart.
@@ -47,8 +47,9 @@ def read_image(path: Path) -> Image:
     if image is None:
         raise MediaError(f"{path}: not an image that OpenCV reads ({len(data)} bytes)")
     if image.dtype == np.uint16:
-        image = (image >> (bits_of(image) - 8)).astype(np.uint8)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        image >>= bits_of(image) - 8
+        image = image.astype(np.uint8)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
 def read_image_warned(path: Path) -> tuple[Image, bool]:
@@ -117,18 +118,52 @@ def _jpeg_ends(data: bytes) -> bool:
 
 
 def _stated_size(data: bytes) -> tuple[int, int] | None:
-    """Width and height as the header of a JPEG, PNG or BMP has them; None for every other."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
-        return struct.unpack_from(">II", data, 16)
-    if data.startswith(b"BM") and len(data) >= 26:
-        oldest = struct.unpack_from("<I", data, 14)[0] == 12  # with sides of 16 bits
-        width, height = struct.unpack_from("<HH" if oldest else "<ii", data, 18)
-        return abs(width), abs(height)
-    if data.startswith(_JPEG_START):
-        for marker, place in _jpeg_segments(data):
-            if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC) and len(data) >= place + 9:
-                return struct.unpack_from(">HH", data, place + 5)[::-1]
+    """Width and height as the header of an image has them; None where there is none to be found."""
+    try:
+        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+            return struct.unpack_from(">II", data, 16)
+        if data.startswith(_JPEG_START):
+            return _jpeg_size(data)
+        if data.startswith(b"BM"):
+            oldest = struct.unpack_from("<I", data, 14)[0] == 12  # with sides of 16 bits
+            width, height = struct.unpack_from("<HH" if oldest else "<ii", data, 18)
+            return abs(width), abs(height)
+        if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+            return _webp_size(data)
+        if data.startswith((b"II*\0", b"MM\0*")):
+            return _tiff_size(data)
+    except struct.error:  # it is cut off
+        pass
     return None
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int] | None:
+    for marker, place in _jpeg_segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack_from(">HH", data, place + 5)[::-1]
+    return None
+
+
+def _webp_size(data: bytes) -> tuple[int, int] | None:
+    kind = data[12:16]
+    if kind == b"VP8X":
+        return tuple(1 + int.from_bytes(data[place : place + 3], "little") for place in (24, 27))
+    if kind == b"VP8L":
+        bits = struct.unpack_from("<I", data, 21)[0]
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _tiff_size(data: bytes) -> tuple[int, int] | None:
+    order = "<" if data[:1] == b"I" else ">"
+    start = struct.unpack_from(f"{order}I", data, 4)[0]
+    sides = {}
+    for entry in range(struct.unpack_from(f"{order}H", data, start)[0]):
+        tag, kind = struct.unpack_from(f"{order}HH", data, start + 2 + 12 * entry)
+        if tag in (256, 257):  # width, height
+            sides[tag] = struct.unpack_from(f"{order}{'H' if kind == 3 else 'I'}", data, start + 10 + 12 * entry)[0]
+    return (sides[256], sides[257]) if len(sides) == 2 else None
 
 
 @contextmanager
