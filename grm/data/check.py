@@ -83,7 +83,7 @@ def _check_frames(sequence: VideoSequence, still: bool, every: int, found: Findi
                 continue
             found.opened += 1
             if damaged:
-                found.faults.append(f"{sequence.path(i)}: damaged, says its decoder")
+                found.faults.append(f"{sequence.name} frame {i}: damaged, says the decoder of its image")
             _check_box(sequence, i, image.shape[1], image.shape[0], found)
         elif isinstance(sequence, ImageSequence) and not sequence.path(i).exists():
             found.faults.append(f"{sequence.path(i)}: missing")

@@ -113,7 +113,17 @@ def measure_forms(
             if index >= _WARM_UP:
                 seconds[form].append(times)
     columns = {form: list(zip(*times, strict=True)) for form, times in seconds.items()}
-    return [FormSpeed(form, *map(statistics.median, c), _error_of_median(c[1])) for form, c in columns.items()]
+    return [
+        FormSpeed(
+            form,
+            pre_processing=statistics.median(pre_processing),
+            model=statistics.median(model_seconds),
+            post_processing=statistics.median(post_processing),
+            attention=statistics.median(attention),
+            model_error=_error_of_median(model_seconds),
+        )
+        for form, (pre_processing, model_seconds, post_processing, attention) in columns.items()
+    ]
 
 
 def _error_of_median(values: Sequence[float]) -> float:

@@ -24,7 +24,8 @@ class FrameClock:
 
     def __init__(self, rate: Fraction):
         self._rate = float(rate)
-        self._number, self._time = -1, None
+        self._number = -1
+        self._time: float | None = None
         self._steady, self._intervals, self._all_keys = True, 0, True
         self._missed = self._missed_since = self._corrupt = self._lost = 0
 

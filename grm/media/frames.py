@@ -144,7 +144,7 @@ class VideoFrames:
                 start = seconds if start is None else start
                 yield Frame(number, seconds - start, self.path.name, _upright(decoded))
                 count += 1
-                lasts = decoded.duration * decoded.time_base if decoded.duration else 1 / self.rate
+                lasts = decoded.duration * (decoded.time_base or 0) if decoded.duration else 1 / self.rate
                 end = max(end, seconds + float(lasts))
         if count == 0:
             raise MediaError(f"{self.path}: holds no frame that can be read")
@@ -251,7 +251,8 @@ class CameraFrames:
     def __init__(self, number: int):
         self.name = f"camera{number}"
         self.length: int | None = None
-        self.endless, self.notes = True, []
+        self.endless = True
+        self.notes: list[str] = []
         self._capture = cv2.VideoCapture(number)
         if not self._capture.isOpened():
             raise MediaError(f"camera {number}: cannot be opened")

@@ -21,6 +21,7 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_PIXELS = 2**26
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+_PNG_START = b"\x89PNG\r\n\x1a\n"
 # The next marker behind coded pixels, in which 0xFF stands before 0, or is a restart.
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 # Cameras append padding; the end of an image that is not well-formed is looked for in so many last bytes.
@@ -33,13 +34,15 @@ def read_image(path: Path) -> Image:
     Of 16 bits that hold numbers of 12 or 14 only, the lower ones count: see `bits_of`.
 
     Raises:
-        MediaError: it is missing, no image, too large, or a JPEG that ends too early (which OpenCV would fill with
-            grey).
+        MediaError: it is missing, no image, too large, or a JPEG or PNG that ends too early (which OpenCV would fill
+            with grey).
 
     """
     data = _content(path)
     if data.startswith(_JPEG_START) and not _jpeg_ends(data):
         raise MediaError(f"{path}: the JPEG is cut off after {len(data)} bytes")
+    if data.startswith(_PNG_START) and not _png_ends(data):
+        raise MediaError(f"{path}: the PNG is cut off, or a length in it is damaged ({len(data)} bytes)")
     size = _stated_size(data)
     if size and size[0] * size[1] > MAX_PIXELS:
         raise MediaError(f"{path}: {size[0]} x {size[1]} pixels, expected at most {MAX_PIXELS} in all")
@@ -117,10 +120,21 @@ def _jpeg_ends(data: bytes) -> bool:
     return _JPEG_END in data[-_TAIL:] or any(marker == 0xD9 for marker, _ in _jpeg_segments(data))
 
 
+def _png_ends(data: bytes) -> bool:
+    """Whether the chunks of a PNG lie within it, to the last one. Its decoder takes memory for lengths as they are."""
+    place = len(_PNG_START)
+    while place + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, place)
+        place += 12 + length
+        if kind == b"IEND":
+            return place <= len(data)
+    return False
+
+
 def _stated_size(data: bytes) -> tuple[int, int] | None:
     """Width and height as the header of an image has them; None where there is none to be found."""
     try:
-        if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        if data.startswith(_PNG_START):
             return struct.unpack_from(">II", data, 16)
         if data.startswith(_JPEG_START):
             return _jpeg_size(data)
@@ -147,7 +161,7 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 def _webp_size(data: bytes) -> tuple[int, int] | None:
     kind = data[12:16]
     if kind == b"VP8X":
-        return tuple(1 + int.from_bytes(data[place : place + 3], "little") for place in (24, 27))
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
     if kind == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]
         return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)

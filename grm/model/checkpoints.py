@@ -129,7 +129,7 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
     storages = {}
     for key in keys:
         count = int.from_bytes(_exactly(file, 8, size), "little", signed=True)
-        if key not in kinds or key in storages or count != kinds[key].count:
+        if key not in kinds or key in storages or count != kinds[key].elements:
             raise PickleError("a storage is not one of those that the tensors are in, or of another size")
         storages[key] = bytearray(_exactly(file, count * _item_size(kinds[key]), size))
 
@@ -178,14 +178,14 @@ def _with_tensors(content: Any, read: Callable[[StorageRecord, int], bytearray],
 
 def _storage(record: StorageRecord, read: Callable[[StorageRecord, int], bytearray]) -> Tensor:
     dtype = _STORAGE_DTYPES[record.kind]
-    if record.count == 0:
+    if record.elements == 0:
         return torch.empty(0, dtype=dtype)
-    return torch.frombuffer(read(record, record.count * _item_size(record)), dtype=dtype, count=record.count)
+    return torch.frombuffer(read(record, record.elements * _item_size(record)), dtype=dtype, count=record.elements)
 
 
 def _check_view(tensor: TensorRecord) -> None:
     """Checks that a tensor lies within its storage, and has no more elements than that."""
-    size, stride, offset, count = tensor.size, tensor.stride, tensor.offset, tensor.storage.count
+    size, stride, offset, count = tensor.size, tensor.stride, tensor.offset, tensor.storage.elements
     plain = isinstance(size, tuple) and isinstance(stride, tuple) and len(size) == len(stride) <= _MAX_DIMENSIONS
     if not plain or not all(type(n) is int and 0 <= n < 2**62 for n in (*size, *stride, offset, count)):
         raise PickleError("a tensor's size, stride or offset is not one of a tensor")

@@ -9,9 +9,9 @@ dictionaries are built, storages and tensors become records that say what is ask
 
 import pickletools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import IO, Any, NamedTuple, Protocol, cast
 
-# Far above those of any checkpoint of a tracker, and far below what would be felt.
+# Far above any tracker's checkpoint, and far below what would be felt.
 _MAX_BYTES = 64 << 20
 _MAX_OPCODES = 1_000_000
 _MAX_DEPTH = 100
@@ -46,7 +46,7 @@ class StorageRecord(NamedTuple):
     kind: str
     key: str
     #: Number of elements.
-    count: int
+    elements: int
 
 
 class TensorRecord(NamedTuple):
@@ -83,7 +83,7 @@ def read_pickle(file: Readable) -> Any:
     """
     machine = _Machine()
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(_Bounded(file))):
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], _Bounded(file)))):
             if count == _MAX_OPCODES:
                 raise PickleError(f"more than {_MAX_OPCODES} opcodes")
             machine.step(opcode.name, argument)
@@ -102,8 +102,7 @@ def rebuild(value: Any, replace: Callable[[Any], Any]) -> Any:
 
     """
     done: dict[int, tuple[Any, int, int]] = {}  # by identity: the copy, its depth, how many values it writes out to
-    open_now: set[int] = set()
-    todo = [value]
+    open_now, todo = set[int](), [value]
     while todo:
         top = todo[-1]
         if id(top) in done:
@@ -225,8 +224,9 @@ class _Machine:
         self._stack.append(self._pop_mark())
 
     def _dictionary(self, _: Any) -> None:
-        _set_items(target := {}, self._pop_mark())
-        self._stack.append(target)
+        pairs = self._pop_mark()
+        self._stack.append({})
+        _set_items(self._stack[-1], pairs)
 
     def _append(self, many: bool) -> None:
         values = self._pop_mark() if many else [self.pop()]

@@ -85,7 +85,7 @@ def read_vision_transformer(path: str | Path, grids: Mapping[str, int]) -> dict[
 
 def _section(checkpoint: Any, path: str | Path, key: str, what: str) -> dict[str, Any]:
     section = checkpoint.get(key) if isinstance(checkpoint, dict) else None
-    if _is_state(section) or section == {}:
+    if isinstance(section, dict) and (_is_state(section) or not section):
         return without_wrappers(section)
     found, hint = type(checkpoint).__name__, ""
     if isinstance(checkpoint, dict):

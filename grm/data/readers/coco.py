@@ -87,17 +87,18 @@ def _read(path: Path) -> tuple[dict[int, str], list[Any], list[str]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path}: not COCO's object annotations: {shown(error)}") from None
-    lists = [content.get(key) for key in ("images", "annotations")] if isinstance(content, dict) else []
-    if len(lists) != 2 or not all(isinstance(part, list) for part in lists):
+    listed, annotations = (content.get(key) if isinstance(content, dict) else None for key in ("images", "annotations"))
+    if not isinstance(listed, list) or not isinstance(annotations, list):
         raise DataError(f"{path}: not COCO's object annotations: expected lists of images and annotations")
-    images, faults = {}, []
-    for place, image in enumerate(lists[0]):
+    images: dict[int, str] = {}
+    faults: list[str] = []
+    for place, image in enumerate(listed):
         known = isinstance(image, dict) and _is_number(image.get("id")) and isinstance(image.get("file_name"), str)
         if known and image["file_name"].isprintable():
             images[image["id"]] = image["file_name"]
         else:
             faults.append(f"{path}: image number {place}: expected an id and a file name; left out")
-    return images, lists[1], faults
+    return images, annotations, faults
 
 
 def _fault(annotation: Any, images: dict[int, str]) -> str | None:

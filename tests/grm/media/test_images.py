@@ -84,6 +84,15 @@ def test_a_damaged_picture_among_frames_is_told_at_the_end(tmp_path):
     assert len(frames) == 3
 
 
+def test_a_length_in_a_png_takes_no_memory(tmp_path):
+    data = cv2.imencode(".png", picture())[1].tobytes()
+    place = data.index(b"IDAT") - 4
+    for broken in (data[:place] + b"\xff\xff\xff\xff" + data[place + 4 :], data[:-30], data[:place]):
+        (tmp_path / "x.png").write_bytes(broken)
+        with pytest.raises(MediaError, match="the PNG is cut off, or a length in it is damaged"):
+            read_image(tmp_path / "x.png")
+
+
 def png_header(width, height):
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
@@ -100,7 +109,11 @@ def test_a_header_is_read_as_by_the_decoder(kind):
 
 @pytest.mark.parametrize("kind", ["png", "jpeg", "bmp"])
 def test_a_huge_picture_is_refused_by_its_header(tmp_path, kind):
-    data = {"png": png_header(30_000, 30_000) + bytes(100), "jpeg": jpeg(), "bmp": b"BM" + bytes(24)}[kind]
+    data = {
+        "png": png_header(30_000, 30_000) + bytes(4) + b"IEND" + bytes(4),
+        "jpeg": jpeg(),
+        "bmp": b"BM" + bytes(24),
+    }[kind]
     if kind == "jpeg":
         frame = data.index(b"\xff\xc0")
         data = data[: frame + 5] + struct.pack(">HH", 30_000, 30_000) + data[frame + 9 :]
