@@ -82,6 +82,12 @@ KINDS = {
         tables.learning_caption,
         {"weights": str, "dtype": str, "synthetic": dict},
     ),
+    "trackers": Kind(
+        "Trackers side by side",
+        tables.trackers_tables,
+        tables.trackers_caption,
+        {"weights": dict, "dtype": str, "trackers": dict},
+    ),
 }
 _COMMON = {"date": str, "machine": dict}
 
