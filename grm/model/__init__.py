@@ -5,7 +5,7 @@ from .division import Division
 from .grm import GRM, Prediction, reconfigured
 from .head import HeadMaps, decode_boxes
 from .normalization import normalize_images
-from .weights import load_model, load_pretrained_encoder, load_weights, save_weights
+from .weights import load_model, load_pretrained, load_pretrained_encoder, load_weights, save_weights
 
 __all__ = [
     "GRM",
@@ -15,6 +15,7 @@ __all__ = [
     "WeightsError",
     "decode_boxes",
     "load_model",
+    "load_pretrained",
     "load_pretrained_encoder",
     "load_weights",
     "normalize_images",

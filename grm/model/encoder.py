@@ -11,6 +11,7 @@ from ..config import EncoderConfig, ModelConfig
 from ..errors import ConfigError
 from .convolution import ConvolutionBlock
 from .division import Division, TokenDivision
+from .efficientnet import EfficientNetStem
 from .linear import LinearGELU
 
 NORM_EPSILON = 1e-6
@@ -219,7 +220,26 @@ class DropPath(nn.Module):
         return f"probability={self.probability:g}"
 
 
+def patch_coverage(boxes: Tensor, side: int, parts: int) -> Tensor:
+    """How much of the parts of every patch of an image a box covers: (B, side^2, parts^2) in [0, 1].
+
+    Args:
+        boxes: (B, 4) centre x, centre y, width, height in sides of the image; may reach over its edges.
+        side: of the image, in patches.
+        parts: that a patch is cut into, in x and in y.
+
+    """
+    count = side * parts
+    start = torch.arange(count, device=boxes.device, dtype=boxes.dtype)
+    low, high = ((boxes[:, :2] + sign * boxes[:, 2:] / 2).unsqueeze(-1) * count for sign in (-1, 1))
+    x, y = (torch.minimum(high, start + 1) - torch.maximum(low, start)).clamp(0, 1).unbind(1)  # (B, count) each
+    covered = y.unsqueeze(2) * x.unsqueeze(1)
+    return covered.unflatten(2, (side, parts)).unflatten(1, (side, parts)).transpose(2, 3).flatten(3).flatten(1, 2)
+
+
 def _stem(config: EncoderConfig) -> nn.Module:
+    if config.stem == "efficientnet_lite0":
+        return EfficientNetStem(config.width)
     if config.stem == "patch":
         return nn.Conv2d(3, config.width, config.patch, stride=config.patch)
     halvings = config.patch.bit_length() - 1

@@ -20,6 +20,7 @@ from ..errors import WeightsError, shown
 from ..files import open_regular, replacing
 from ..weights import DEFAULT, find_weights
 from .checkpoints import read_pickled_checkpoint
+from .efficientnet import EFFICIENTNET_LITE0, EfficientNetStem, load_efficientnet
 from .grm import GRM
 from .published import published_weights, read_vision_transformer, without_wrappers
 
@@ -97,6 +98,18 @@ def load_weights(model: GRM, path: str | Path) -> None:
     _assign(model, weights, set(model.state_dict()), path)
 
 
+def load_pretrained(model: GRM, source: str) -> None:
+    """Loads what a model begins its training with: see `TrainingConfig.pretrained` for what it may be."""
+    if source == EFFICIENTNET_LITE0:
+        if not isinstance(model.encoder.stem, EfficientNetStem):
+            raise WeightsError(f"{source}: these are weights of a stem that this model does not have")
+        load_efficientnet(model.encoder.stem)
+    elif source.lower().endswith((".safetensors", ".pth.tar", ".pt")):
+        load_weights(model, source)
+    else:
+        load_pretrained_encoder(model, source)
+
+
 def load_pretrained_encoder(model: GRM, path: str | Path) -> None:
     """Loads the encoder of a model from an MAE or DeiT checkpoint of a vision transformer.
 
@@ -155,11 +168,11 @@ def _read_run(path: str | Path) -> tuple[dict[str, Any], Any]:
 
 
 def _run_weights(content: Any) -> dict[str, Any] | None:
-    """The weights in a training run's checkpoint; None where it is none."""
+    """The weights in a training run's checkpoint, their mean if it keeps one; None where it is none."""
     if not isinstance(content, dict) or content.get("format") != RUN_FORMAT:
         return None
     state = content.get("state")
-    weights = state.get("model") if isinstance(state, dict) else None
+    weights = state.get("average") or state.get("model") if isinstance(state, dict) else None
     return weights if isinstance(weights, dict) and all(isinstance(name, str) for name in weights) else None
 
 

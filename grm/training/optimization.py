@@ -6,23 +6,32 @@ import torch
 
 from ..config import TrainingConfig
 from ..model import GRM
+from ..model.efficientnet import EfficientNetStem
 
 
 def make_optimizer(model: GRM, config: TrainingConfig) -> torch.optim.AdamW:
-    """AdamW over two groups: the encoder, then head and division modules, which learn at a rate of their own.
+    """AdamW over groups with rates of their own: the encoder, head and division modules, and a pretrained stem if any.
 
-    Weights that need no gradient (division modules of fixed layers) are in neither. All are decayed, norms and biases
-    included, as published.
+    Weights that need no gradient (division modules of fixed layers, the stem's first blocks) are in none. All are
+    decayed, norms and biases included, as published.
     """
-    encoder, new = [], []
+    stem = model.encoder.stem
+    own = set(stem.pretrained_parameters()) if isinstance(stem, EfficientNetStem) else set()
+    encoder, new, pretrained_stem = [], [], []
     for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
+        if not parameter.requires_grad:
+            continue
+        if parameter in own:
+            pretrained_stem.append(parameter)
+        else:
             pretrained = name.startswith("encoder.") and ".division." not in name
             (encoder if pretrained else new).append(parameter)
     groups = [
         {"params": encoder, "base_lr": config.encoder_learning_rate},
         {"params": new, "base_lr": config.learning_rate},
     ]
+    if pretrained_stem:
+        groups.append({"params": pretrained_stem, "base_lr": config.stem_learning_rate})
     # One kernel for all weights: on two CPU cores half the time of a kernel for each operation.
     return torch.optim.AdamW(groups, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True)
 

@@ -1,5 +1,6 @@
 """One training step: forward, loss, backward, clipping, optimiser."""
 
+import copy
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from ..config import Config
 from ..data.sample import Sample
 from ..errors import NonFiniteError
 from ..model import GRM, Division, normalize_images
+from ..model.efficientnet import EfficientNetStem
 from .distributed import Processes
 from .losses import Losses, training_losses
 from .optimization import make_optimizer, set_learning_rates
@@ -39,7 +41,10 @@ class TrainingStep:
         self.device = processes.device
         # The stem and the head read and write in this order anyway.
         self.model = model.to(self.device, memory_format=torch.channels_last).train()
+        if isinstance(model.encoder.stem, EfficientNetStem):
+            model.encoder.stem.freeze(config.training.stem_frozen_blocks)
         self.optimizer = make_optimizer(model, config.training)
+        self._average = copy.deepcopy(self.model).eval().requires_grad_(False) if config.training.average else None
         self.dtype = _DTYPES[config.training.precision]
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype == torch.float16)
         if config.training.compile:
@@ -93,7 +98,22 @@ class TrainingStep:
         self._check_finite(metrics)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        self._follow(positions[0].step)
         return metrics
+
+    @property
+    def result(self) -> GRM:
+        """The model that is evaluated and saved: of the mean weights, in evaluation mode, if a mean is kept."""
+        return self.model if self._average is None else self._average
+
+    def _follow(self, step: int) -> None:
+        if self._average is None:
+            return
+        # The first steps count for little: a mean of the weights that training began with says nothing.
+        keep = min(self.config.training.average, (1 + step) / (10 + step))
+        mean, now = self._average.state_dict(), self.model.state_dict()
+        followed = [name for name, tensor in mean.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([mean[name] for name in followed], [now[name] for name in followed], 1 - keep)
 
     def losses(self, batch: Sample, position: Position) -> tuple[Losses, tuple[Division, ...]]:
         """Forward pass and loss of one batch, with the noise of its position."""
@@ -114,6 +134,7 @@ class TrainingStep:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "average": {} if self._average is None else self._average.state_dict(),
         }
 
     def load(self, state: dict[str, dict]) -> None:
@@ -121,6 +142,8 @@ class TrainingStep:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
 
     def _check_finite(self, metrics: dict[str, float]) -> None:
         # Gradients that overflow float16 are the scaler's business, as long as it scales: it leaves the step out and

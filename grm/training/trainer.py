@@ -17,7 +17,7 @@ from ..config import Config
 from ..data.sample import Sample
 from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError, shown
 from ..files import locked, write_text
-from ..model import GRM, load_pretrained_encoder, load_weights, save_weights
+from ..model import GRM, load_pretrained, save_weights
 from ..model.packing import has_fast_bfloat16
 from .checkpoint import Checkpoint, check_resumable, load_checkpoint, save_checkpoint
 from .distributed import Processes
@@ -124,7 +124,7 @@ class Trainer:
                     self._log.close()
         if self.processes.first:
             if finished:
-                save_weights(self._step.model, self.folder / WEIGHTS_FILE, {"step": str(self.schedule.steps)})
+                save_weights(self._step.result, self.folder / WEIGHTS_FILE, {"step": str(self.schedule.steps)})
             draw_log(self.folder)
         del self._step  # it keeps the group of processes alive
         return TrainingResult(progress.completed, finished, self.evaluations)
@@ -138,8 +138,7 @@ class Trainer:
         torch.manual_seed(training.seed)
         model = GRM(self.config.model)
         if training.pretrained and not checkpoint:
-            whole = training.pretrained.lower().endswith((".safetensors", ".pth.tar", ".pt"))
-            (load_weights if whole else load_pretrained_encoder)(model, training.pretrained)
+            load_pretrained(model, training.pretrained)
         self._step = TrainingStep(model, self.config, self.processes)
         if checkpoint:
             try:
@@ -244,10 +243,10 @@ class Trainer:
         return completed % interval == 0 or completed == self.schedule.steps
 
     def _evaluate_model(self, completed: int) -> None:
-        model = self._step.model
+        model = self._step.result
         self.processes.take_from_first(model.buffers())
         results = self.evaluate(model.eval(), self.processes)
-        model.train()
+        self._step.model.train()
         best = max((r.get("ao", 0) for r in self.evaluations.values()), default=-1)
         self.evaluations[completed] = results
         if self.processes.first and results.get("ao", 0) > best:

@@ -16,6 +16,7 @@ from grm.training.stream import Position, Schedule, batches, make_schedule
 
 from .pairs import SquarePairs, training_config
 
+KINDS = ("weight", "bias")
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
@@ -43,6 +44,42 @@ def test_groups_of_the_optimiser():
     assert not any(n.startswith("head.") or ".division." in n for n in names[0])
     assert (encoder["base_lr"], new["base_lr"]) == (1e-5, 1e-3)
     assert encoder["weight_decay"] == new["weight_decay"] == config.training.weight_decay
+
+
+def test_pretrained_stem_has_a_rate_of_its_own():
+    """Five blocks and the depthwise filters do not learn; the projection, which is new, does as the encoder."""
+    step = make_step("model.encoder.stem=efficientnet_lite0", "training.stem_learning_rate=1e-6")
+    encoder, _, stem = step.optimizer.param_groups
+    assert stem["base_lr"] == 1e-6
+    name_of = {parameter: name for name, parameter in step.model.named_parameters()}
+    before = {name: parameter.clone() for name, parameter in step.model.named_parameters()}
+    names = {name_of[p].removeprefix("encoder.stem.") for p in stem["params"]}
+    trained = {f"blocks.{n}.{part}.{kind}" for n in range(5, 11) for part in ("expand", "project") for kind in KINDS}
+    assert names == trained
+    assert {f"encoder.stem.projection.{kind}" for kind in KINDS} <= {name_of[p] for p in encoder["params"]}
+    step([make_batch()], [Position(0, 0)], 10)
+    learnt = {name for name, parameter in step.model.named_parameters() if not torch.equal(parameter, before[name])}
+    assert {n.removeprefix("encoder.stem.") for n in learnt if ".stem.blocks." in n} == trained
+
+
+def test_mean_weights():
+    """By hand, over three steps; and they are part of the state."""
+    step = make_step("training.average=0.3")
+    mean = {name: value.clone() for name, value in step.model.state_dict().items()}
+    for number, keep in enumerate((0.1, 2 / 11, 0.25)):  # (1 + step) / (10 + step), less than 0.3 so far
+        step([make_batch()], [Position(number, 0)], 10)
+        for name, value in step.model.state_dict().items():
+            if value.is_floating_point():
+                mean[name] = keep * mean[name] + (1 - keep) * value
+    result = step.result.state_dict()
+    for name, value in mean.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(result[name], value, msg=name)
+    assert not step.result.training and step.model.training
+    again = make_step("training.average=0.3", seed=5)
+    again.load(step.state())
+    assert all(torch.equal(value, again.result.state_dict()[name]) for name, value in result.items())
+    assert make_step().result.training
 
 
 def test_published_schedule():

@@ -95,6 +95,30 @@ def test_what_a_run_leaves(tmp_path):
     assert not torch.equal(best["head.size.4.weight"], state["head.size.4.weight"])
 
 
+def test_the_mean_weights_are_those_of_the_run(tmp_path):
+    """They are evaluated, saved and resumed; the weights that learn are others, and learn on."""
+    seen = []
+
+    def evaluate(model, processes):
+        seen.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"ao": 0.1 + len(seen)}
+
+    overrides = ("training.evaluate_every=1", "training.average=0.9")
+    stopped = make_trainer(tmp_path / "a", *overrides, evaluate=evaluate, dataset=StopAt((1, 6))).run()
+    assert not stopped.finished
+    make_trainer(tmp_path / "a", *overrides, evaluate=evaluate).run(resume=True)
+    make_trainer(tmp_path / "b", *overrides, evaluate=evaluate).run()
+    a, b = (load_model(tmp_path / run / "weights.safetensors").state_dict() for run in "ab")
+    state = load_checkpoint(tmp_path / "b" / "checkpoint.pt").state
+    for name, value in b.items():
+        assert torch.equal(value, state["average"][name]) and torch.equal(value, seen[-1][name])
+        assert torch.equal(value, a[name])
+    assert any(not torch.equal(value, state["model"][name]) for name, value in b.items())
+    (tmp_path / "b" / "weights.safetensors").unlink()
+    from_checkpoint = load_model(tmp_path / "b" / "checkpoint.pt").state_dict()
+    assert all(torch.equal(value, from_checkpoint[name]) for name, value in b.items())
+
+
 def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
     make_trainer(tmp_path).run()
     with pytest.raises(CheckpointError, match="holds a run already"):
