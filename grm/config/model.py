@@ -151,6 +151,9 @@ class ModelConfig(Section):
     encoder: EncoderConfig = EncoderConfig()
     division: DivisionConfig = DivisionConfig()
     head: HeadConfig = HeadConfig()
+    #: Whether the template's tokens are told how much of their patches the target's box covers. Not in the paper: the
+    #: square crop alone says nothing of the target's aspect.
+    template_box: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":

@@ -15,6 +15,8 @@ from .efficientnet import EfficientNetStem
 from .linear import LinearGELU
 
 NORM_EPSILON = 1e-6
+# What a template token is told of its box: how much of each of so many parts of its patch, in x and in y, is covered.
+_COVERED_PARTS = 4
 
 
 class Encoder(nn.Module):
@@ -32,6 +34,8 @@ class Encoder(nn.Module):
         self.stem = _stem(encoder)
         self.template_position = nn.Parameter(torch.empty(1, n_template, encoder.width))
         self.search_position = nn.Parameter(torch.empty(1, n_search, encoder.width))
+        self.template_side, self.template_size = config.template.size // encoder.patch, config.template.size
+        self.template_box = nn.Linear(_COVERED_PARTS**2, encoder.width) if config.template_box else None
         self.layers = nn.ModuleList(Layer(config, number) for number in range(1, encoder.depth + 1))
         self.norm = nn.LayerNorm(encoder.width, eps=NORM_EPSILON)
         self.apply(_initialize)
@@ -40,9 +44,18 @@ class Encoder(nn.Module):
         for position in (self.template_position, self.search_position):
             nn.init.trunc_normal_(position, std=0.02)
 
-    def template_tokens(self, template: Tensor) -> Tensor:
-        """Tokens (B, N_template, width) of template images (B, 3, h, w), positions added."""
-        return self._embed(template) + self.template_position
+    def template_tokens(self, template: Tensor, box: Tensor | None = None) -> Tensor:
+        """Tokens (B, N_template, width) of template images (B, 3, h, w), positions added.
+
+        With `ModelConfig.template_box` the target's boxes (B, 4) are told, in sides of the image as `HeadMaps` are.
+        """
+        tokens = self._embed(template) + self.template_position
+        if self.template_box is None:
+            return tokens
+        # Labels count centres in indices of pixels, not from their edges.
+        edges = box.float() + box.new_tensor([0.5, 0.5, 0, 0]) / self.template_size
+        covered = patch_coverage(edges, self.template_side, _COVERED_PARTS)
+        return tokens + self.template_box(covered.to(tokens.dtype))
 
     def search_tokens(self, search: Tensor) -> Tensor:
         """Tokens (B, N_search, width) of search images (B, 3, H, W), positions added."""

@@ -47,12 +47,23 @@ class GRM(nn.Module):
         self.encoder = Encoder(config)
         self.head = CenterHead(config.encoder.width, config.head.channels, config.head.score_prior)
 
-    def template_tokens(self, template: Tensor) -> Tensor:
-        """Tokens of templates, to be computed once for a target: (B, 3, h, w) as in `forward` to (B, N, width)."""
-        _check_images("template", template, self.config.template.size)
-        return self.encoder.template_tokens(template)
+    def template_tokens(self, template: Tensor, box: Tensor | None = None) -> Tensor:
+        """Tokens of templates, to be computed once for a target: (B, 3, h, w) as in `forward` to (B, N, width).
 
-    def forward(self, template: Tensor, search: Tensor, window: Tensor | None = None) -> Prediction:
+        Args:
+            template: images as in `forward`.
+            box: (B, 4) the target's in the template, as boxes are predicted; read with `ModelConfig.template_box` only.
+
+        """
+        _check_images("template", template, self.config.template.size)
+        if self.config.template_box and (box is None or box.shape != (len(template), 4)):
+            got = "none" if box is None else f"shape {tuple(box.shape)}"
+            raise ValueError(f"template box: expected shape ({len(template)}, 4) with model.template_box, got {got}")
+        return self.encoder.template_tokens(template, box)
+
+    def forward(
+        self, template: Tensor, search: Tensor, window: Tensor | None = None, template_box: Tensor | None = None
+    ) -> Prediction:
         """Finds the targets of `template` in `search`.
 
         Args:
@@ -60,12 +71,13 @@ class GRM(nn.Module):
                 (B, N, width) of `template_tokens`.
             search: (B, 3, H, W), likewise normalised images.
             window: (F, F), multiplies the scores for the choice of the cell that gives the box.
+            template_box: as of `template_tokens`; not with tokens, which were told it.
 
         Raises:
             ValueError: a shape is not the one that the configuration says.
 
         """
-        tokens = self.template_tokens(template) if template.dim() == 4 else template
+        tokens = self.template_tokens(template, template_box) if template.dim() == 4 else template
         _check_images("search", search, self.config.search.size)
         expected = (search.shape[0], self.config.template_tokens, self.config.encoder.width)
         if tokens.shape != expected:

@@ -78,9 +78,16 @@ class TrackingNetwork:
         self._graphs: dict[int, _RecordedStep] | None = {} if cuda_graph else None
 
     @torch.inference_mode()
-    def template_tokens(self, crops: list[Image]) -> Tensor:
-        """Tokens (M, N, width) of the templates of M targets, to be computed once."""
-        return self.model.template_tokens(self.images(crops))
+    def template_tokens(self, crops: list[Image], boxes: NDArray[np.floating]) -> Tensor:
+        """Tokens (M, N, width) of the templates of M targets, to be computed once.
+
+        Args:
+            crops: (size, size, 3) each.
+            boxes: (M, 4) of the targets in them: centre x, centre y, width, height in sides of the crop.
+
+        """
+        told = torch.from_numpy(boxes.astype(np.float32)).to(self.device)
+        return self.model.template_tokens(self.images(crops), told)
 
     def images(self, crops: list[Image]) -> Tensor:
         """Crops (size, size, 3) as the model reads them: (M, 3, size, size), normalised, in its dtype, where it is."""

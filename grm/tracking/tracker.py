@@ -108,7 +108,8 @@ class Tracker:
         targets = np.atleast_2d(boxes)
         regions = [self._template_region(target, width, height) for target in targets]
         templates = [crop_image(frame, region, crop.size) for region in regions]
-        self.template = self.network.template_tokens(templates)
+        inside = [region.to_crop(target, crop.size) for region, target in zip(regions, targets, strict=True)]
+        self.template = self.network.template_tokens(templates, np.stack(inside))
         self.boxes = targets
         self._one_target = boxes.ndim == 1
 

@@ -118,14 +118,14 @@ class TrainingStep:
     def losses(self, batch: Sample, position: Position) -> tuple[Losses, tuple[Division, ...]]:
         """Forward pass and loss of one batch, with the noise of its position."""
         torch.manual_seed(position.noise_seed(self.config.training.seed))
-        template, search, box = (
-            t.to(self.device, non_blocking=True) for t in (batch.template, batch.search, batch.box)
+        template, search, box, template_box = (
+            t.to(self.device, non_blocking=True) for t in (batch.template, batch.search, batch.box, batch.template_box)
         )
         template, search = (
             normalize_images(images.contiguous(memory_format=torch.channels_last)) for images in (template, search)
         )
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            prediction = self._forward(template, search)
+            prediction = self._forward(template, search, template_box=template_box)
         return training_losses(prediction, box, self.config.training.loss), prediction.divisions
 
     def state(self) -> dict[str, dict]:

@@ -5,7 +5,7 @@ import torch
 
 from grm.config import load_config
 from grm.model import GRM, decode_boxes
-from grm.model.encoder import DropPath
+from grm.model.encoder import DropPath, patch_coverage
 from grm.model.head import HeadMaps
 from grm_kernels import Category
 
@@ -401,3 +401,43 @@ def test_new_weights_for_likeness_have_keys_that_equal_queries_and_keep_the_scal
     for layer in published.encoder.layers:
         query, key, _ = layer.attention.qkv.weight.chunk(3)
         assert not torch.equal(query, key) and query.std() < 0.03
+
+
+def covered_parts(box, side, parts):
+    """`patch_coverage` of one box by counting 64 x 64 points in every part."""
+    count, fine = side * parts, 64
+    place = (torch.arange(count * fine, dtype=torch.float64) + 0.5) / (count * fine)
+    x, y = ((place >= box[i] - box[i + 2] / 2) & (place <= box[i] + box[i + 2] / 2) for i in range(2))
+    share = (y[:, None] & x[None]).double().view(count, fine, count, fine).mean((1, 3))
+    return torch.stack(
+        [
+            share[row * parts : (row + 1) * parts, column * parts : (column + 1) * parts].flatten()
+            for row in range(side)
+            for column in range(side)
+        ]
+    )
+
+
+def test_what_the_template_tokens_are_told_of_the_box():
+    boxes = torch.tensor([[0.5, 0.5, 0.3, 0.7], [0.1, 0.9, 0.5, 0.4], [0.4, 0.3, 1e-3, 1e-3]], dtype=torch.float64)
+    told = patch_coverage(boxes, 3, 4)
+    for box, own in zip(boxes, told, strict=True):
+        torch.testing.assert_close(own, covered_parts(box, 3, 4), rtol=0, atol=2 / 64)
+    # The boxes' areas inside the image.
+    torch.testing.assert_close(told.sum((1, 2)) / 144, torch.tensor([0.21, 0.35 * 0.3, 1e-6], dtype=torch.float64))
+
+
+def test_the_template_box_is_read_where_the_model_has_it():
+    template, search = images()
+    box = torch.tensor([[0.5, 0.5, 0.4, 0.4]]).repeat(3, 1)
+    model = small_model("template_box=true")
+    wide = model(template, search, template_box=box * torch.tensor([1, 1, 2, 0.5]))
+    told = model(template, search, template_box=box)
+    assert not torch.equal(told.score_map, wide.score_map)
+    tokens = model.template_tokens(template, box)
+    assert torch.equal(model(tokens, search).score_map, told.score_map)
+    for wrong in (None, box[:2]):
+        with pytest.raises(ValueError, match=r"template box: expected shape \(3, 4\) with model\.template_box"):
+            model(template, search, template_box=wrong)
+    plain = small_model()
+    assert torch.equal(plain(template, search, template_box=box).score_map, plain(template, search).score_map)

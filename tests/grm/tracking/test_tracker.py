@@ -162,6 +162,18 @@ def test_template_is_embedded_once():
     assert calls == [32, 64, 64, 64]
 
 
+def test_the_template_box_is_told_to_who_reads_it():
+    """Two boxes with one crop differ for a model that is told them, and for no other."""
+    frames = noise_frames(2)
+    for overrides, same in (((), True), (("template_box=true",), False)):
+        tracker = Tracker(small_model(*overrides))
+        scores = []
+        for box in ((40, 30, 20, 13), (43.5, 26.5, 13, 20)):
+            tracker.initialize(frames[0], box)
+            scores.append(tracker.track(frames[1]).score)
+        assert (scores[0] == scores[1]) == same
+
+
 def test_views_of_frames_will_do():
     frames = noise_frames(2)
     bgr = frames[..., ::-1].copy()
