@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from .section import Section, SectionError
 
-DatasetKind = Literal["lasot", "trackingnet", "got10k", "coco", "folder", "synthetic"]
+DatasetKind = Literal["lasot", "trackingnet", "got10k", "coco", "folder", "regions", "synthetic"]
 #: The ends of a uniform range.
 Range = tuple[float, float]
 
@@ -144,6 +144,13 @@ class DataConfig(Section):
     crop_flip: float = Field(0.5, ge=0, le=1)
     #: Each crop is multiplied by a number between 1 - brightness and 1 + brightness.
     brightness: float = Field(0.2, ge=0, lt=1)
+    #: Each image is stretched in x over y by exp(stretch * N(0, 1)), by itself: the target's extent can then not be
+    #: taken over from the template, it has to be seen.
+    stretch: float = Field(0.0, ge=0)
+    #: Each crop's colours are mixed, and lighter or darker, at random: the deviation of a mixing's numbers.
+    color: float = Field(0.0, ge=0)
+    #: Probability that a crop loses detail: to blur by motion or out of focus, to a smaller size, or to compression.
+    degrade: float = Field(0.0, ge=0, le=1)
     #: Broken images and annotations are replaced by the next draw until, in one process, there are more than
     #: `failures` of them and they are more than this share of its draws.
     failure_share: float = Field(0.01, ge=0, lt=1)

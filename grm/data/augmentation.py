@@ -56,3 +56,52 @@ def jitter_box(box: Boxes, jitter: JitterConfig, rng: np.random.Generator) -> Bo
 def brightened(image: Image, factor: float) -> Image:
     """An image times a number, rounded and limited to 255."""
     return cv2.convertScaleAbs(image, alpha=factor)
+
+
+def stretched(image: Image, box: Boxes, factor: float) -> tuple[Image, Boxes]:
+    """An image and its box (4,), about `factor` times as wide over high, with the same area."""
+    height, width = image.shape[:2]
+    size = (max(1, round(width * math.sqrt(factor))), max(1, round(height / math.sqrt(factor))))
+    scale = np.array(size) / (width, height)
+    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR), box * np.tile(scale, 2)
+
+
+def random_colors(rng: np.random.Generator, strength: float) -> NDArray[np.float64]:
+    """(3, 4) a random mixing of colours, and what is added to them, about the identity."""
+    matrix = np.eye(3, 4)
+    matrix[:, :3] += strength * rng.standard_normal((3, 3))
+    # Grey stays about as light as it was, around a middle grey.
+    matrix[:, :3] *= np.exp(strength * rng.standard_normal()) / matrix[:, :3].sum(axis=1, keepdims=True).clip(0.5)
+    matrix[:, 3] = 128 * (1 - matrix[:, :3].sum(axis=1)) + 64 * strength * rng.standard_normal(3)
+    return matrix
+
+
+def recolored(image: Image, strength: float, rng: np.random.Generator) -> Image:
+    """An image in the colours of `random_colors`."""
+    return cv2.transform(image, random_colors(rng, strength))
+
+
+def degraded(image: Image, rng: np.random.Generator) -> Image:
+    """An image with less detail: blurred along a line or all over, scaled down and up again, or compressed."""
+    height, width = image.shape[:2]
+    kind, strength = int(rng.integers(4)), rng.random()
+    if kind == 0:
+        return cv2.filter2D(image, -1, line_kernel(2 + 10 * strength, rng.uniform(0, np.pi)))
+    if kind == 1:
+        return cv2.GaussianBlur(image, (0, 0), 0.5 + 1.5 * strength)
+    if kind == 2:
+        small = cv2.resize(image, None, fx=1 - 0.75 * strength, fy=1 - 0.75 * strength, interpolation=cv2.INTER_AREA)
+        return cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
+    _, compressed = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, int(70 - 60 * strength)])
+    return cv2.imdecode(compressed, cv2.IMREAD_COLOR)
+
+
+def line_kernel(length: float, direction: float) -> NDArray[np.float32]:
+    """A kernel (side, side) that averages along a line: so many pixels, at an angle in radians."""
+    side = 2 * int(np.ceil(length / 2)) + 1
+    kernel = np.zeros((side, side), dtype=np.float32)
+    reach = length / 2 * np.array([np.cos(direction), np.sin(direction)])
+    middle = side // 2
+    ends = [tuple(round(n) for n in middle + sign * reach) for sign in (-1, 1)]
+    cv2.line(kernel, *ends, 1.0)
+    return kernel / kernel.sum()

@@ -11,6 +11,7 @@ from .readers.coco import coco, coco_paths
 from .readers.folder import folder, folder_paths
 from .readers.got10k import got10k, got10k_paths
 from .readers.lasot import lasot, lasot_paths
+from .readers.regions import regions, regions_paths
 from .readers.trackingnet import trackingnet, trackingnet_paths
 from .sequence import Sequences, VideoSequence
 from .synthetic import synthetic_sequences
@@ -33,6 +34,7 @@ READERS = {
     "got10k": Reader(("train", "val", "test"), got10k_paths, got10k),
     "coco": Reader(("train", "val"), coco_paths, coco),
     "folder": Reader((), folder_paths, folder),
+    "regions": Reader((), regions_paths, regions),
 }
 SYNTHETIC_SPLITS = ("train", "held_out")
 

@@ -18,7 +18,17 @@ from ..boxes import Boxes, can_be_cropped
 from ..config import Config, CropConfig, DataConfig, ModelConfig
 from ..crop import Image, crop_image, crop_region
 from ..errors import DataError
-from .augmentation import brightened, jitter_box, mirror_box, mirror_label, mirrored, without_color
+from .augmentation import (
+    brightened,
+    degraded,
+    jitter_box,
+    mirror_box,
+    mirror_label,
+    mirrored,
+    recolored,
+    stretched,
+    without_color,
+)
 from .datasets import open_datasets
 from .sample import Sample
 from .sequence import Sequences, VideoSequence
@@ -137,6 +147,9 @@ class PairDataset(Dataset[Sample]):
         if rng.random() < self.data.flip:
             boxes = [mirror_box(box, image.shape[1]) for box, image in zip(boxes, images, strict=True)]
             images = [mirrored(image) for image in images]
+        if self.data.stretch:
+            factors = np.exp(self.data.stretch * rng.standard_normal(2))
+            images, boxes = zip(*map(stretched, images, boxes, factors), strict=True)
         around = [boxes[0], jitter_box(boxes[1], self.data.jitter, rng)]
         if not can_be_cropped(np.stack(around)).all():
             raise DataError(f"{choice}: no crops of this size, of boxes {boxes[0].tolist()}, {boxes[1].tolist()}")
@@ -172,6 +185,10 @@ class PairDataset(Dataset[Sample]):
         pixels = brightened(
             crop_image(image, region, crop.size), rng.uniform(1 - self.data.brightness, 1 + self.data.brightness)
         )
+        if self.data.color:
+            pixels = recolored(pixels, self.data.color, rng)
+        if self.data.degrade and rng.random() < self.data.degrade:
+            pixels = degraded(pixels, rng)
         label = region.to_crop(box, crop.size)
         if rng.random() < self.data.crop_flip:
             pixels, label = mirrored(pixels), mirror_label(label)

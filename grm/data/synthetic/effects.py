@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from ...config import SyntheticConfig
 from ...crop import Image
+from ..augmentation import line_kernel
 from .motion import wiggle
 
 # Narrower blurs than this, in pixels, cannot be seen.
@@ -45,7 +46,7 @@ class Effects:
         image = cv2.transform(image, np.diag(self._gain[frame]))
         width, softness = self._blur[frame], self._softness
         if width > _NARROWEST and self._direction is not None:
-            image = cv2.filter2D(image, -1, _line(width, self._direction[frame]))
+            image = cv2.filter2D(image, -1, line_kernel(width, self._direction[frame]))
         elif max(width, softness) > _NARROWEST:
             image = cv2.GaussianBlur(image, (0, 0), max(width, softness) / 4)
         y, x = self._noise_place[frame]
@@ -53,17 +54,6 @@ class Effects:
         noise = _noise_tile(height, columns)[y : y + height, x : x + columns]
         share = self._noise / _NOISE_DEVIATION
         return cv2.addWeighted(image, 1, noise, share, -128 * share)
-
-
-def _line(length: float, direction: float) -> NDArray[np.float32]:
-    """A kernel that averages along a line."""
-    side = 2 * int(np.ceil(length / 2)) + 1
-    kernel = np.zeros((side, side), dtype=np.float32)
-    reach = length / 2 * np.array([np.cos(direction), np.sin(direction)])
-    middle = side // 2
-    ends = [tuple(round(n) for n in middle + sign * reach) for sign in (-1, 1)]
-    cv2.line(kernel, *ends, 1.0)
-    return kernel / kernel.sum()
 
 
 @lru_cache(maxsize=2)

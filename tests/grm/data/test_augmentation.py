@@ -7,7 +7,17 @@ from hypothesis import strategies as st
 
 from grm.config import JitterConfig
 from grm.crop import CropRegion, crop_image
-from grm.data.augmentation import brightened, jitter_box, mirror_box, mirror_label, mirrored, without_color
+from grm.data.augmentation import (
+    brightened,
+    degraded,
+    jitter_box,
+    mirror_box,
+    mirror_label,
+    mirrored,
+    recolored,
+    stretched,
+    without_color,
+)
 
 
 def bright_square(width=90, height=60, box=(20, 30, 12, 8)):
@@ -102,3 +112,33 @@ def test_gray_weighs_red_as_red():
     """ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B."""
     image = np.array([[[100, 0, 0], [0, 0, 100]]], dtype=np.uint8)
     assert without_color(image).tolist() == [[[30] * 3, [11] * 3]]
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 1.7])
+def test_a_stretched_box_follows_its_pixels(factor):
+    """Within what the rounding of the image's size and a blurred edge leave; the area stays."""
+    image, box = bright_square()
+    wide, moved = stretched(image, box, factor)
+    assert wide.shape[1] * wide.shape[0] == pytest.approx(90 * 60, rel=0.02)
+    assert moved[2] / moved[3] == pytest.approx(12 / 8 * factor, rel=0.03)
+    assert moved[:2] + moved[2:] / 2 - centroid(wide) == pytest.approx([0.5, 0.5], abs=0.1)
+    assert (wide[..., 0] > 100).sum() == pytest.approx(12 * 8, rel=0.15)
+
+
+def test_recolored_around_middle_grey():
+    """Grey images stay grey in the mean; without strength nothing changes."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    assert np.array_equal(recolored(image, 0.0, rng), image)
+    means = [recolored(np.full((2, 2, 3), 128, np.uint8), 0.1, rng).mean() for _ in range(400)]
+    assert np.mean(means) == pytest.approx(128, abs=2) and np.std(means) > 2
+
+
+def test_degraded_images_have_less_detail_and_the_same_form():
+    image = np.random.default_rng(1).integers(0, 256, (48, 48, 3), dtype=np.uint8)
+    detail = lambda x: np.abs(np.diff(x.astype(float), axis=1)).mean()  # noqa: E731
+    worse = [degraded(image, np.random.default_rng(seed)) for seed in range(30)]
+    assert all(x.shape == image.shape and x.dtype == np.uint8 for x in worse)
+    assert np.mean([detail(x) for x in worse]) < 0.7 * detail(image)
+    assert all(abs(x.mean() - image.mean()) < 4 for x in worse)
+    assert len({x.tobytes() for x in worse}) > 25

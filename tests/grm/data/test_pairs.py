@@ -227,6 +227,36 @@ def test_labels_follow_the_pixels():
             assert area == pytest.approx(float(box[2] * box[3]) * size**2, rel=0.05)
 
 
+def test_stretched_labels_follow_the_pixels():
+    """Template and search region are stretched each by itself, and the extent of what is bright is the label's."""
+    model = {"template": {"size": 96, "factor": 2.0}, "search": {"size": 192, "factor": 4.0}}
+    config = parse_config({"model": model, "data": {**PLAIN, "stretch": 0.3}})
+    pairs = PairDataset({"it": Sequences([BrightSquare()], lambda sequence: sequence)}, {"it": 1.0}, config, 0)
+    aspects = []
+    for i in range(30):
+        sample = pairs[i]
+        for image, box in ((sample.template, sample.template_box), (sample.search, sample.box)):
+            bright, size = image[0] > 75, image.shape[1]
+            extent = torch.tensor([bright.any(0).sum(), bright.any(1).sum()])
+            # Edges are blurred over a pixel of the frame, which is two of a crop, and found to a whole one.
+            assert ((extent - box[2:] * size).abs() <= 2).all()
+        aspects.append([float(box[2] / box[3]) for box in (sample.template_box, sample.box)])
+    logarithms = np.log(aspects)
+    # Of 60 numbers: four standard errors of a deviation are 0.37 of it, of a correlation of 30 pairs 0.73.
+    assert logarithms.std() == pytest.approx(0.3, rel=0.37)
+    assert abs(np.corrcoef(logarithms.T)[0, 1]) < 0.73
+
+
+def test_colours_and_detail_change_crop_by_crop():
+    plain = pairs_of([BrightSquare()], **PLAIN)
+    for change in ({"color": 0.1}, {"degrade": 1}):
+        changed = pairs_of([BrightSquare()], **{**PLAIN, **change})
+        samples = [(plain[i], changed[i]) for i in range(5)]
+        assert all(torch.equal(before.box, after.box) for before, after in samples)
+        assert not any(torch.equal(before.search, after.search) for before, after in samples)
+        assert not any(torch.equal(before.template, after.template) for before, after in samples)
+
+
 def test_augmentation_happens_as_often_as_configured(monkeypatch):
     """Grayscale 1 makes both grey, brightness changes each for itself."""
     pairs = pairs_of([Drawn("it")], **{**PLAIN, "grayscale": 1})

@@ -3,6 +3,7 @@
 import json
 import pickle
 
+import cv2
 import numpy as np
 import pytest
 
@@ -311,3 +312,26 @@ def test_broken_images_are_named(tmp_path):
 def test_mistakes_in_the_configuration(values, message):
     with pytest.raises(ValueError, match=message):
         parse_config({"data": {"train": {"it": values}}})
+
+
+def test_regions(tmp_path):
+    """A thousand of each picture, within it, the same whenever they are opened, none like another."""
+    for name, shade in (("a.jpg", 10), ("b.jpg", 200)):
+        trees.write_frame(tmp_path / name, shade, 120, 90)
+    sequences = opened(tmp_path, "regions")
+    assert len(sequences) == 2000 and sequences.still
+    boxes = np.concatenate([sequences[i].boxes for i in range(0, 40, 2)])
+    assert np.array_equal(boxes, np.concatenate([sequences[i].boxes for i in range(0, 40, 2)]))
+    assert len(np.unique(boxes, axis=0)) == 20
+    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= (120, 90)).all()
+    assert trees.shade_of(sequences[0].frame(0)) == 10 and trees.shade_of(sequences[1].frame(0)) == 200
+    assert sequences[0].visible.tolist() == [True]
+
+
+def test_a_region_is_where_there_is_most_to_see(tmp_path):
+    """All that there is lies in the right half of the picture."""
+    image = np.zeros((100, 200, 3), np.uint8)
+    image[:, 100:] = np.random.default_rng(0).integers(0, 256, (10, 10, 3), np.uint8).repeat(10, 0).repeat(10, 1)
+    assert cv2.imwrite(str(tmp_path / "half.png"), image)
+    boxes = np.concatenate([sequence.boxes for sequence in opened(tmp_path, "regions")[:50]])
+    assert (boxes[:, 0] + boxes[:, 2] > 100).mean() > 0.95
