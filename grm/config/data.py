@@ -62,8 +62,15 @@ class SyntheticConfig(Section):
     width: int = Field(320, ge=64, le=4096)
     height: int = Field(240, ge=64, le=4096)
     frames: int = Field(80, ge=20, le=100_000)
-    #: A folder of more photographs to make textures of; null: those that come with installed packages.
+    #: A folder of more photographs to make textures of; null: those that come with installed packages. A relative one
+    #: starts at `data.root`, as that of the cut-outs.
     photographs: Path | None = None
+    #: Probability that the background is one of those photographs as it is, and not textures under many objects.
+    photographic: float = Field(0.0, ge=0, le=1)
+    #: A folder of cut-outs, images with an opacity, for what is shown to be made of; and the probability that the
+    #: target, and with it those like it, is one.
+    cutouts: Path | None = None
+    cutout: float = Field(0.0, ge=0, le=1)
     #: Size of the target in pixels, and its width over its height; both uniform in their logarithm.
     size: Range = (26, 56)
     aspect: Range = (0.5, 2.0)
@@ -119,6 +126,9 @@ class SyntheticConfig(Section):
             raise SectionError("size", "aspect", message="expected a size from 1 and an aspect from 0.01 to 100")
         if self.occlusion_frames[0] < 1:
             raise SectionError("occlusion_frames", message=f"expected 1 or more, got {list(self.occlusion_frames)}")
+        for share, folder in (("photographic", "photographs"), ("cutout", "cutouts")):
+            if getattr(self, share) and getattr(self, folder) is None:
+                raise SectionError(share, message=f"needs a folder of {folder}, got null")
         return self
 
 

@@ -81,8 +81,7 @@ def _faults(config: Config, name: str, dataset: DatasetConfig) -> list[str]:
     if splits and dataset.split not in splits:
         return [f"{name}: split: {dataset.kind} has {', '.join(splits)}, got {dataset.split!r}"]
     if dataset.kind == "synthetic":
-        photographs = config.data.synthetic.photographs
-        paths = [] if photographs is None else [photographs]
+        paths = [config.data.root / folder for folder in _folders(config).values()]
     else:
         root, named = config.data.root / dataset.root, dataset.names is not None
         paths = READERS[dataset.kind].paths(root, dataset.split, named)
@@ -92,10 +91,18 @@ def _faults(config: Config, name: str, dataset: DatasetConfig) -> list[str]:
 
 def _open(config: Config, name: str, dataset: DatasetConfig) -> Sequences[Any]:
     if dataset.kind == "synthetic":
-        return synthetic_sequences(config.data.synthetic, dataset.split, dataset.limit)
+        folders = {name: config.data.root / folder for name, folder in _folders(config).items()}
+        synthetic = config.data.synthetic.model_copy(update=folders)
+        return synthetic_sequences(synthetic, dataset.split, dataset.limit)
     root = config.data.root / dataset.root
     names = None if dataset.names is None else read_lines(config.data.root / dataset.names)
     sequences = READERS[dataset.kind].read(root, dataset.split, names)[: dataset.limit]
     if not sequences:
         raise DataError(f"{name}: {root}: holds no sequences of {dataset.kind} ({dataset.split})")
     return sequences
+
+
+def _folders(config: Config) -> dict[str, Path]:
+    """The folders that synthetic video is made of."""
+    names = {name: getattr(config.data.synthetic, name) for name in ("photographs", "cutouts")}
+    return {name: folder for name, folder in names.items() if folder is not None}

@@ -10,10 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...crop import Image
+from ..augmentation import random_colors
+from .cutout import Cutout
 from .motion import Array
-from .shapes import ANGLES, random_outline
+from .shapes import ANGLES, Outline, random_outline
 from .sprite import Motion, Sprite
-from .textures import BANK, SIDE, texture
+from .textures import BANK, SIDE, photographs, texture
 
 #: Side of an object's own texture in pixels; width and height of a background, and number of them in a bank.
 OBJECT_SIDE = 80
@@ -53,28 +55,18 @@ def random_look(rng: np.random.Generator) -> Look:
     """The look of anything."""
     main, part, form = (int(n) for n in rng.integers((0, 0, 0), (BANK, BANK, 4)))
     zoom, place, turn = rng.uniform(0.3, 0.8), rng.uniform(0.25, 0.75, 2), rng.uniform(-np.pi, np.pi)
-    return Look(main, part, form, color_matrix(rng, 0.15), zoom, place, turn)
+    return Look(main, part, form, random_colors(rng, 0.15), zoom, place, turn)
 
 
 def similar_look(rng: np.random.Generator, look: Look) -> Look:
     """The look of another of the same kind: nearly the same pieces of textures in nearly the same colours."""
     return look._replace(
         form=look.form if rng.random() < 0.7 else int(rng.integers(4)),
-        colors=look.colors + color_matrix(rng, 0.06) - np.eye(3, 4),
+        colors=look.colors + random_colors(rng, 0.06) - np.eye(3, 4),
         zoom=look.zoom * rng.uniform(0.8, 1.25),
         place=look.place + 0.08 * rng.standard_normal(2),
         turn=look.turn + 0.4 * rng.standard_normal(),
     )
-
-
-def color_matrix(rng: np.random.Generator, strength: float) -> Array:
-    """(3, 4) a random mixing of colours, and what is added to them, about the identity."""
-    matrix = np.eye(3, 4)
-    matrix[:, :3] += strength * rng.standard_normal((3, 3))
-    # Grey stays about as light as it was, around a middle grey.
-    matrix[:, :3] *= np.exp(strength * rng.standard_normal()) / matrix[:, :3].sum(axis=1, keepdims=True).clip(0.5)
-    matrix[:, 3] = 128 * (1 - matrix[:, :3].sum(axis=1)) + 64 * strength * rng.standard_normal(3)
-    return matrix
 
 
 def painter(rng: np.random.Generator, look: Look, source: Source) -> Callable[[], Image]:
@@ -110,6 +102,23 @@ def _paint(seed: int, look: Look, source: Source) -> Image:
     return cv2.multiply(image, _shading(int(rng.integers(_SHADINGS))), scale=1 / 200)
 
 
+def cutout_painter(rng: np.random.Generator, cutout: Cutout, strength: float) -> Callable[[], Image]:
+    """What paints a cut-out in its own colours, or mixed ones."""
+    return partial(cv2.transform, cutout.texture, random_colors(rng, strength))
+
+
+def photograph_scene(rng: np.random.Generator, source: Source) -> Image:
+    """A part of a photograph as a background, in the format of `scene`."""
+    pictures = photographs(source.photographs)
+    picture = pictures[rng.integers(len(pictures))]
+    height, width = picture.shape[:2]
+    # The largest part of the background's shape, or a smaller one.
+    part = rng.uniform(0.6, 1) * min(width / SCENE_WIDTH, height / SCENE_HEIGHT) * np.array([SCENE_WIDTH, SCENE_HEIGHT])
+    x, y = (rng.uniform(0, (width, height) - part)).astype(int)
+    seen = picture[y : y + max(1, int(part[1])), x : x + max(1, int(part[0]))]
+    return cv2.cvtColor(cv2.resize(seen, (SCENE_WIDTH, SCENE_HEIGHT)), cv2.COLOR_RGB2RGBA)
+
+
 @lru_cache(maxsize=SCENES)
 def scene(source: Source, number: int) -> Image:
     """Background `number`: a texture under many objects. Not to be written to.
@@ -133,7 +142,7 @@ def scene(source: Source, number: int) -> Image:
     ]
     share = rng.uniform(0, 0.5)
     image = cv2.addWeighted(layers[0], 1 - share, layers[1], share, 0)
-    image = cv2.transform(image, color_matrix(rng, 0.1))
+    image = cv2.transform(image, random_colors(rng, 0.1))
     largest = rng.uniform(20, 90)
     for _ in range(int(rng.integers(8, 50))):
         half = largest * rng.uniform(0.15, 1) * np.exp(rng.uniform(-0.7, 0.7) * np.array([1, -1]))
@@ -145,7 +154,7 @@ def scene(source: Source, number: int) -> Image:
             bend=rng.uniform(0, 0.2, 2),
             waves=rng.uniform(1, 3, 2),
         )
-        Sprite(random_outline(rng), still, painter(rng, random_look(rng), source)).draw(image, 0)
+        Sprite(Outline(random_outline(rng)), still, painter(rng, random_look(rng), source)).draw(image, 0)
     image = cv2.cvtColor(image, cv2.COLOR_RGB2RGBA)
     image.flags.writeable = False
     return image

@@ -1,4 +1,9 @@
-"""Outlines of synthetic objects: star-shaped, so that a function of the angle says all."""
+"""Outlines of synthetic objects: star-shaped, so that a function of the angle says all.
+
+Points of an object are in its own units: its outline reaches from -1 to 1.
+"""
+
+from abc import ABC, abstractmethod
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +13,42 @@ Array = NDArray[np.float64]
 #: Number of corners of every outline.
 CORNERS = 48
 ANGLES: Array = np.linspace(-np.pi, np.pi, CORNERS, endpoint=False)
+#: An object's texture shows it from -REACH to REACH in its own units: outlines bend and lean over the edges.
+REACH = 1.25
+# Points inside of an outline that stand for its area: at these shares of the radius, in every 3rd direction.
+_RINGS = np.sqrt((np.arange(4) + 0.5) / 4)
+_EVERY = 3
+
+
+class Shape(ABC):
+    """What an object covers."""
+
+    #: (2, P) x and y of points of its outline, the furthest each way among them.
+    corners: Array
+    #: (2, Q) points all over it, and (Q,) the shares of its area that they stand for.
+    inside: Array
+    shares: Array
+
+    @abstractmethod
+    def holds(self, x: Array, y: Array) -> NDArray[np.bool_]:
+        """Which points lie within it; arrays of one shape."""
+
+
+class Outline(Shape):
+    """A star-shaped outline, by its radii (CORNERS,) at `ANGLES`."""
+
+    def __init__(self, radii: Array) -> None:
+        self.radii = radii
+        self.corners = radii * np.stack([np.cos(ANGLES), np.sin(ANGLES)])
+        self.inside = (_RINGS[:, None] * self.corners[:, None, ::_EVERY]).reshape(2, -1)
+        # Sectors, cut into rings of equal area.
+        sectors = np.tile(radii[::_EVERY] ** 2, len(_RINGS))
+        self.shares = sectors / sectors.sum()
+
+    def holds(self, x: Array, y: Array) -> NDArray[np.bool_]:
+        """As of `Shape`."""
+        angles, radii = np.append(ANGLES, np.pi), np.append(self.radii, self.radii[0])
+        return np.hypot(x, y) < np.interp(np.arctan2(y, x), angles, radii)
 
 
 def random_outline(rng: np.random.Generator) -> Array:

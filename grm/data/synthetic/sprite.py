@@ -15,17 +15,13 @@ from numpy.typing import NDArray
 
 from ...boxes import Boxes
 from ...crop import Image
-from .shapes import ANGLES
+from .cutout import Cutout
+from .shapes import REACH, Outline
 
 Array = NDArray[np.float64]
 
-#: An object's texture shows it from -REACH to REACH in its own units: outlines bend and lean over the edges.
-REACH = 1.25
 # Edges are drawn with so many samples a pixel in x and in y.
 _SAMPLES = 2
-# Points inside of an outline that stand for its area: at these shares of the radius, in every 3rd direction.
-_RINGS = np.sqrt((np.arange(4) + 0.5) / 4)
-_EVERY = 3
 
 
 class Motion(NamedTuple):
@@ -44,25 +40,24 @@ class Motion(NamedTuple):
 
 
 class Sprite:
-    """An outline with a texture, moving."""
+    """A shape with a texture, moving."""
 
-    def __init__(self, radii: Array, motion: Motion, paint: Callable[[], Image]) -> None:
-        """Combines what it looks like with where it goes.
+    def __init__(self, shape: Outline | Cutout, motion: Motion, paint: Callable[[], Image]) -> None:
+        """Combines what it covers with where it goes.
 
         Args:
-            radii: (CORNERS,) its outline; see `shapes`.
+            shape: what it covers.
             motion: over N frames.
             paint: makes its texture once it is first drawn: square, what is seen of it from -REACH to REACH.
 
         """
-        self.radii, self.motion, self._paint = radii, motion, paint
+        self.shape, self.motion, self._paint = shape, motion, paint
         turn = np.empty((len(motion.angle), 2, 2))
         turn[:, 0, 0] = turn[:, 1, 1] = np.cos(motion.angle)
         turn[:, 1, 0] = np.sin(motion.angle)
         turn[:, 0, 1] = -turn[:, 1, 0]
         self._forward = turn * motion.half[:, None, :]
         self._inverse = turn.transpose(0, 2, 1) / motion.half[:, :, None]
-        self._corners = radii * np.stack([np.cos(ANGLES), np.sin(ANGLES)])
 
     @cached_property
     def texture(self) -> Image:
@@ -70,17 +65,12 @@ class Sprite:
         return self._paint()
 
     def outline(self, frames: NDArray[np.int64]) -> tuple[Array, Array]:
-        """The outline's corners in n frames: x and y, (n, CORNERS) each, in pixels."""
-        return self._to_frame(self._corners, frames)
+        """Points of the outline in n frames: x and y, (n, P) each, in pixels."""
+        return self._to_frame(self.shape.corners, frames)
 
     def inside(self, frames: NDArray[np.int64]) -> tuple[Array, Array]:
-        """Points all over it in n frames: x and y, (n, P) each, in pixels."""
-        return self._to_frame((_RINGS[:, None] * self._corners[:, None, ::_EVERY]).reshape(2, -1), frames)
-
-    def inside_shares(self) -> Array:
-        """(P,) the shares of its area that the points of `inside` stand for: sectors, cut into rings of equal area."""
-        sectors = np.tile(self.radii[::_EVERY] ** 2, len(_RINGS))
-        return sectors / sectors.sum()
+        """Points all over it, those of `Shape.inside`, in n frames: x and y, (n, Q) each, in pixels."""
+        return self._to_frame(self.shape.inside, frames)
 
     def boxes(self, frames: NDArray[np.int64]) -> Boxes:
         """(n, 4) the tight boxes around the outline in some frames, wherever it is."""
@@ -94,9 +84,7 @@ class Sprite:
 
     def covers(self, x: Array, y: Array, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(n, P) which points, x and y (n, P) in pixels, lie within the outline in n frames."""
-        own_x, own_y = self._to_object(x, y, frames)
-        angles, radii = np.append(ANGLES, np.pi), np.append(self.radii, self.radii[0])
-        return np.hypot(own_x, own_y) < np.interp(np.arctan2(own_y, own_x), angles, radii)
+        return self.shape.holds(*self._to_object(x, y, frames))
 
     def draw(self, canvas: Image, frame: int) -> None:
         """Draws it as it is in one frame. What lies outside of the canvas is left out."""
@@ -107,8 +95,11 @@ class Sprite:
         if x0 >= x1 or y0 >= y1:
             return
         target = canvas[y0:y1, x0:x1]
-        opacity = _coverage(x - x0, y - y0, x1 - x0, y1 - y0)
         x_map, y_map = self._texture_places(x0, y0, x1, y1, frame)
+        if isinstance(self.shape, Cutout):
+            opacity = self.shape.opacity(x_map, y_map)
+        else:
+            opacity = _coverage(x - x0, y - y0, x1 - x0, y1 - y0)
         seen = cv2.remap(self.texture, x_map, y_map, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
         canvas[y0:y1, x0:x1] = cv2.blendLinear(seen, target, opacity, 1 - opacity)
 

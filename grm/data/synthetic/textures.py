@@ -22,7 +22,7 @@ BANK = 256
 # A texture is a crop of a photograph with this probability.
 _PHOTOGRAPH = 0.3
 # More photographs than this are not read, and they are made no larger.
-_MAX_PHOTOGRAPHS, _LARGEST = 200, 512
+_MAX_PHOTOGRAPHS, _LARGEST = 1000, 512
 _LETTERS = "ABCDEFGHKLMNPRSTUVXYZ0123456789abdefghknrstz+*#&?"
 
 

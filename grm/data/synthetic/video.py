@@ -9,11 +9,24 @@ from numpy.typing import NDArray
 from ...boxes import Boxes
 from ...config import SyntheticConfig
 from ...crop import Image
+from ..augmentation import random_colors
 from ..sequence import Sequences
+from .cutout import Cutout, cutouts
 from .effects import Effects
-from .looks import SCENE_HEIGHT, SCENE_WIDTH, SCENES, Source, color_matrix, painter, random_look, scene, similar_look
+from .looks import (
+    SCENE_HEIGHT,
+    SCENE_WIDTH,
+    SCENES,
+    Source,
+    cutout_painter,
+    painter,
+    photograph_scene,
+    random_look,
+    scene,
+    similar_look,
+)
 from .motion import Array, wander, wiggle
-from .shapes import cover_outline, random_outline, similar_outline
+from .shapes import Outline, cover_outline, random_outline, similar_outline
 from .sprite import Motion, Sprite
 
 #: Seeds from here on are held out: their textures and backgrounds are of another bank than those below.
@@ -50,22 +63,22 @@ class SyntheticSequence:
         size = np.exp(rng.uniform(*np.log(config.size)))
         half = 0.5 * size * np.exp(rng.uniform(*np.log(config.aspect)) * np.array([0.5, -0.5]))
         speed, margin = rng.uniform(*config.speed) * size, rng.uniform(*config.margin) * size
-        look, radii = random_look(rng), random_outline(rng)
+        objects = _Cutouts(rng, config) if config.cutout and rng.random() < config.cutout else _Painted(rng, source)
+        half = objects.fit(half)
         center = _paths(rng, config, 1, margin, speed)[0]
-        self.target = Sprite(radii, _motion(rng, config, center, half), painter(rng, look, source))
+        self.target = objects.target(_motion(rng, config, center, half))
 
         passers, alike = _whole(rng, config.passers), _whole(rng, config.distractors)
         paths = _paths(rng, config, passers + alike, margin, speed)
         behind, front = [], []
         for path in paths[:passers]:
             motion = _motion(rng, config, path, half * np.exp(_OTHER_SIZES * rng.standard_normal(2)))
-            behind.append(Sprite(random_outline(rng), motion, painter(rng, random_look(rng), source)))
+            behind.append(objects.other(motion))
         for path in paths[passers:]:
             if rng.random() < config.companion:
                 path = center + wiggle(rng, config.frames, 2, config.distance * size)
             motion = _motion(rng, config, path, half * np.exp(_ALIKE_SIZES * rng.standard_normal(2)))
-            outline = similar_outline(rng, radii) if rng.random() < config.same_shape else random_outline(rng)
-            sprite = Sprite(outline, motion, painter(rng, similar_look(rng, look), source))
+            sprite = objects.alike(motion, rng.random() < config.same_shape)
             (front if rng.random() < config.in_front else behind).append(sprite)
         front += [_occluder(rng, config, center, size, source) for _ in range(_whole(rng, config.occlusions))]
         # Whoever starts on the target passes behind it: the first frame shows what is to be tracked.
@@ -103,7 +116,7 @@ class SyntheticSequence:
             distance = np.hypot(*(sprite.motion.center - self.target.motion.center).T)
             near = np.flatnonzero(distance < sprite.reach() + self.target.reach())
             shown[near] &= ~sprite.covers(x[near], y[near], near)
-        return shown @ self.target.inside_shares()
+        return shown @ self.target.shape.shares
 
     @cached_property
     def visible(self) -> NDArray[np.bool_]:
@@ -120,17 +133,78 @@ class SyntheticSequence:
         return self._effects.apply(canvas, index)
 
 
+class _Painted:
+    """Objects of random outlines and textures."""
+
+    def __init__(self, rng: np.random.Generator, source: Source) -> None:
+        self._rng, self._source = rng, source
+        self._look, self._radii = random_look(rng), random_outline(rng)
+
+    def fit(self, half: Array) -> Array:
+        """The half width and height that the target has, of those that were drawn."""
+        return half
+
+    def target(self, motion: Motion) -> Sprite:
+        """The target itself."""
+        return Sprite(Outline(self._radii), motion, painter(self._rng, self._look, self._source))
+
+    def alike(self, motion: Motion, same_shape: bool) -> Sprite:
+        """Something made as the target is."""
+        radii = similar_outline(self._rng, self._radii) if same_shape else random_outline(self._rng)
+        return Sprite(Outline(radii), motion, painter(self._rng, similar_look(self._rng, self._look), self._source))
+
+    def other(self, motion: Motion) -> Sprite:
+        """Anything."""
+        radii = random_outline(self._rng)
+        return Sprite(Outline(radii), motion, painter(self._rng, random_look(self._rng), self._source))
+
+
+class _Cutouts:
+    """Objects of a folder of cut-outs."""
+
+    def __init__(self, rng: np.random.Generator, config: SyntheticConfig) -> None:
+        self._rng, self._all = rng, cutouts(config.cutouts)
+        self._target = self._any()
+
+    def fit(self, half: Array) -> Array:
+        """Half its width and height: as large as was drawn, nearly as wide over high as the cut-out is."""
+        drawn = np.log(half[0] / half[1])
+        aspect = np.log(self._target.aspect) + 0.25 * drawn
+        return np.sqrt(half.prod()) * np.exp(0.5 * aspect * np.array([1, -1]))
+
+    def target(self, motion: Motion) -> Sprite:
+        """The target itself."""
+        return self._sprite(self._target, motion, 0.1)
+
+    def alike(self, motion: Motion, same_shape: bool) -> Sprite:
+        """The same cut-out, or another in its place."""
+        return self._sprite(self._target if same_shape else self._any(), motion, 0.1)
+
+    def other(self, motion: Motion) -> Sprite:
+        """Anything."""
+        return self._sprite(self._any(), motion, 0.2)
+
+    def _any(self) -> Cutout:
+        return self._all[self._rng.integers(len(self._all))]
+
+    def _sprite(self, cutout: Cutout, motion: Motion, strength: float) -> Sprite:
+        return Sprite(cutout, motion, cutout_painter(self._rng, cutout, strength))
+
+
 class _Camera:
     """The background, and how the camera moves over it."""
 
     def __init__(self, rng: np.random.Generator, config: SyntheticConfig, source: Source) -> None:
         self._size = (config.width, config.height)
-        self._scene = scene(source, int(rng.integers(SCENES)))
-        self._colors = color_matrix(rng, 0.08)
+        photograph = config.photographic > 0 and rng.random() < config.photographic
+        self._scene = photograph_scene(rng, source) if photograph else scene(source, int(rng.integers(SCENES)))
+        self._colors = random_colors(rng, 0.08)
         place, angle, zoom = config.camera
         start = rng.uniform((0.3 * SCENE_WIDTH, 0.3 * SCENE_HEIGHT), (0.7 * SCENE_WIDTH, 0.7 * SCENE_HEIGHT))
         self._center = start + wiggle(rng, config.frames, 2, place * config.width)
-        self._angle = rng.uniform(-np.pi, np.pi) + wiggle(rng, config.frames, 1, angle)[:, 0]
+        # A photograph stays upright.
+        start = rng.uniform(-np.pi, np.pi) * (not photograph)
+        self._angle = start + wiggle(rng, config.frames, 1, angle)[:, 0]
         # Pixels of the scene for one of the frame.
         nearest = SCENE_HEIGHT / np.hypot(*self._size)
         self._scale = nearest * np.exp(rng.uniform(-0.6, 0.3) + wiggle(rng, config.frames, 1, zoom)[:, 0])
@@ -188,7 +262,7 @@ def _occluder(rng: np.random.Generator, config: SyntheticConfig, target: Array, 
     motion = _motion(rng, config, center, half)
     # Its short side lies along its way.
     motion = motion._replace(angle=direction + 0.3 * motion.angle)
-    return Sprite(cover_outline(rng), motion, painter(rng, random_look(rng), source))
+    return Sprite(Outline(cover_outline(rng)), motion, painter(rng, random_look(rng), source))
 
 
 def synthetic_sequence(config: SyntheticConfig, seed: int) -> SyntheticSequence:

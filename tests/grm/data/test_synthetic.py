@@ -12,6 +12,7 @@ from grm.boxes import iou
 from grm.config import SyntheticConfig, load_config, parse_config
 from grm.data import held_out_sequences, training_pairs
 from grm.data.synthetic import HELD_OUT, synthetic_sequence
+from grm.data.synthetic.cutout import cutouts
 from grm.data.synthetic.effects import Effects
 from grm.data.synthetic.looks import scene
 from grm.data.synthetic.motion import spline_matrix, wander
@@ -192,7 +193,7 @@ def test_bends_are_undone(seed, frame):
     back = sprite._to_object(*sprite._to_frame(points, frames), frames)
     assert np.concatenate(back) == pytest.approx(points, abs=1e-9)
     for share, covered in ((0.99, True), (1.01, False)):
-        assert (sprite.covers(*sprite._to_frame(share * sprite._corners, frames), frames) == covered).all()
+        assert (sprite.covers(*sprite._to_frame(share * sprite.shape.corners, frames), frames) == covered).all()
 
 
 @given(st.integers(20, 200))
@@ -311,3 +312,69 @@ def test_pairs_of_synthetic_video():
 def test_mistakes_in_the_difficulty(override, message):
     with pytest.raises(ValueError, match=message):
         load_config("synthetic_tiny", [override])
+
+
+def write_cutouts(folder):
+    """An ellipse (80 x 40) and a box (30 x 60), opaque, in larger transparent images; and what is no cut-out."""
+    folder.mkdir()
+    ellipse = np.zeros((100, 120, 4), dtype=np.uint8)
+    cv2.ellipse(ellipse, (60, 50), (40, 20), 0, 0, 360, (20, 60, 200, 255), cv2.FILLED)
+    box = np.zeros((100, 100, 4), dtype=np.uint8)
+    box[20:80, 40:70] = (200, 60, 20, 255)
+    tiny = np.zeros((40, 40, 4), dtype=np.uint8)
+    tiny[10:20, 10:20] = 255
+    for name, image in (("ellipse", ellipse), ("rectangle", box), ("tiny", tiny), ("opaque", box[..., :3])):
+        assert cv2.imwrite(str(folder / f"{name}.png"), image)
+    return folder
+
+
+def test_cutouts_are_cut_to_their_boxes(tmp_path):
+    """By geometry: aspects, filled shares (pi / 4 of an ellipse), and what lies inside."""
+    ellipse, box = cutouts(write_cutouts(tmp_path / "cutouts"))
+    assert ellipse.aspect == pytest.approx(81 / 41) and box.aspect == pytest.approx(0.5)
+    assert ellipse.filled == pytest.approx(np.pi / 4, abs=0.02) and box.filled == 1
+    for shape in (ellipse, box):
+        assert np.abs(shape.corners).max(axis=1) == pytest.approx([1, 1])
+        assert shape.corners.min(axis=1) == pytest.approx([-1, -1], abs=0.02)
+        assert shape.shares.sum() == pytest.approx(1) and shape.inside.shape[1] >= 32
+        assert shape.holds(*shape.inside).all()
+        assert not shape.holds(np.array([1.1, 0, -9]), np.array([0, -1.1, 9])).any()
+    corner = np.array([0.9]), np.array([0.9])
+    assert not ellipse.holds(*corner).any() and box.holds(*corner).all()
+    # Sampled between opaque and transparent pixels, colours keep the object's own.
+    assert np.abs(box.texture[72, 72].astype(int) - (20, 60, 200)).max() <= 1
+
+
+def test_video_of_cutouts(tmp_path):
+    """Boxes are those of the pixels that are drawn; a function of the seed; photographs lie behind."""
+    folder = write_cutouts(tmp_path / "cutouts")
+    config = SyntheticConfig(cutouts=folder, cutout=1, photographs=folder, photographic=1, size=(30, 60))
+    for seed in range(4):
+        sequence = synthetic_sequence(config, seed)
+        frame = 11
+        assert np.array_equal(synthetic_sequence(config, seed).frame(frame), sequence.frame(frame))
+        seen = np.argwhere(opacity(sequence.target, frame) > 0.4)
+        (top, left), (bottom, right) = seen.min(0) - 100, seen.max(0) + 1 - 100
+        x, y, width, height = sequence.target.boxes(np.array([frame]))[0]
+        assert [x, y, x + width, y + height] == pytest.approx([left, top, right, bottom], abs=1.5)
+
+
+def test_a_folder_without_cutouts(tmp_path):
+    folder = write_cutouts(tmp_path / "cutouts")
+    for name in ("ellipse", "rectangle"):
+        (folder / f"{name}.png").unlink()
+    with pytest.raises(DataError, match="holds no cut-outs"):
+        cutouts(folder)
+
+
+def test_folders_start_at_the_root(tmp_path):
+    write_cutouts(tmp_path / "cutouts")
+    values = {
+        "root": str(tmp_path),
+        "train": {"it": {"kind": "synthetic", "limit": 2}},
+        "synthetic": {"cutouts": "cutouts", "cutout": 1.0},
+    }
+    assert training_pairs(parse_config({"data": values}), 0)[0].template.shape[0] == 3
+    values["synthetic"]["cutouts"] = "elsewhere"
+    with pytest.raises(DataError, match=f"it: missing: {tmp_path}/elsewhere"):
+        training_pairs(parse_config({"data": values}), 0)
