@@ -42,11 +42,11 @@ class Unmoved:
     """The first box, never moved."""
 
     def initialize(self, frame: Image, box: Boxes) -> None:
-        """As of `FrameTracker`."""
+        """Shows it its target."""
         self._box = box
 
     def track(self, frame: Image) -> Said:
-        """As of `FrameTracker`."""
+        """Says where the target is in the next frame."""
         return Said(self._box)
 
 
@@ -58,12 +58,12 @@ class OpenCV:
         make()  # weights that cannot be read are told at once
 
     def initialize(self, frame: Image, box: Boxes) -> None:
-        """As of `FrameTracker`."""
+        """Shows it its target."""
         self._tracker = self._make()
         self._tracker.init(_bgr(frame), tuple(round(n) for n in box))
 
     def track(self, frame: Image) -> Said:
-        """As of `FrameTracker`."""
+        """Says where the target is in the next frame."""
         found, box = self._tracker.update(_bgr(frame))
         return Said(np.array(box, dtype=np.float64) if found else np.full(4, np.nan))
 

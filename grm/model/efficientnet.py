@@ -86,7 +86,7 @@ class EfficientNetStem(nn.Module):
         self.projection = nn.Conv2d(channels + 4 * widths[FINE_BLOCKS - 1], width, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """As of the class."""
+        """Features of images; shapes as the class says."""
         fine = self.blocks[:FINE_BLOCKS](_relu6(self.first(images)))
         coarse = self.blocks[FINE_BLOCKS:](fine)
         return self.projection(torch.cat([coarse, F.pixel_unshuffle(fine, 2)], dim=1))

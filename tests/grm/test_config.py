@@ -21,6 +21,7 @@ SIZES = {
     "grm_l320": (64, 400, 24, range(2, 25), 64, 334),
     "grm_s256": (64, 256, 12, range(2, 13), 64, 25.2),
     "grm_tiny": (36, 144, 8, range(2, 9), 64, 4.5),
+    "real_tiny": (36, 144, 5, range(2, 6), 64, 3.58),
     "synthetic_tiny": (36, 144, 8, range(2, 9), 64, 4.5),
 }
 
@@ -111,7 +112,7 @@ def test_configuration_survives_json():
             r"model.encoder.widht: unknown key, did you mean 'width'\?; valid here: width, depth, heads",
         ),
         ("modle.encoder.width=3", r"modle: unknown key, did you mean 'model'\?; valid here: model"),
-        ("model.zzz=3", r"model.zzz: unknown key; valid here: template, search, encoder, division, head"),
+        ("model.zzz=3", r"model.zzz: unknown key; valid here: template, search, encoder, division, head, template_box"),
         ("model.encoder.depth=many", "model.encoder.depth: input should be a valid integer.*, got 'many'"),
         ("model.encoder.depth=0", "model.encoder.depth: input should be greater than 0, got 0"),
         (

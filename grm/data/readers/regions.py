@@ -30,7 +30,7 @@ class Region(ImageSequence):
         self._path, self._number = path, number
 
     def path(self, index: int) -> Path:
-        """Of the picture, whatever the index."""
+        """Where the picture lies, whatever the index."""
         return self._path
 
     @cached_property

@@ -26,7 +26,7 @@ class Cutout(Shape):
     """The shape and the texture of a photographed object."""
 
     def __init__(self, image: Image) -> None:
-        """Of an image (height, width, 4): RGB and opacity."""
+        """Cuts the object out of an image (height, width, 4): RGB and opacity."""
         opaque = image[..., 3] > _OPAQUE
         rows, columns = np.flatnonzero(opaque.any(1)), np.flatnonzero(opaque.any(0))
         left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
@@ -61,7 +61,7 @@ class Cutout(Shape):
         self.shares = np.full(self.inside.shape[1], 1 / self.inside.shape[1])
 
     def holds(self, x: Array, y: Array) -> NDArray[np.bool_]:
-        """As of `Shape`."""
+        """Which points are opaque; arrays of one shape."""
         column, row = (((value + REACH) * _SIDE / (2 * REACH)).astype(int) for value in (x, y))
         within = (column >= 0) & (row >= 0) & (column < _SIDE) & (row < _SIDE)
         return within & (self._alpha[row.clip(0, _SIDE - 1), column.clip(0, _SIDE - 1)] > _OPAQUE)

@@ -46,7 +46,7 @@ class Outline(Shape):
         self.shares = sectors / sectors.sum()
 
     def holds(self, x: Array, y: Array) -> NDArray[np.bool_]:
-        """As of `Shape`."""
+        """Which points lie within the outline; arrays of one shape."""
         angles, radii = np.append(ANGLES, np.pi), np.append(self.radii, self.radii[0])
         return np.hypot(x, y) < np.interp(np.arctan2(y, x), angles, radii)
 
