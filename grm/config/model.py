@@ -38,6 +38,8 @@ class EncoderConfig(Section):
     #: with 3x3 convolutions, which is easier to train from nothing; "efficientnet_lite0" is as much of that network as
     #: has patches of 16 pixels, to be loaded with ImageNet's weights (`training.pretrained`).
     stem: Literal["patch", "convolutions", "efficientnet_lite0"] = "patch"
+    #: With "efficientnet_lite0": so many of its blocks. 6 to 8 end with 80 channels, 9 to 11 with 112.
+    stem_blocks: int = Field(11, ge=6, le=11)
     #: New weights: "published" are small normal numbers, made for pretrained ones to replace. "similarity" has every
     #: layer's keys begin as its queries, so attention begins as the likeness of tokens: to find the template in the
     #: search region is then a matter of refining, where there is no pretraining to have found it out.

@@ -70,20 +70,21 @@ class EfficientNetStem(nn.Module):
 
     Args:
         width: of the tokens.
+        count: of the blocks, from FINE_BLOCKS + 1 to 11.
 
     """
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, count: int = 11):
         super().__init__()
         self.first = nn.Conv2d(3, _FIRST, 3, 2, 1)
         blocks, channels, widths = [], _FIRST, []
-        for kernel, stride, expansion, outputs, count in _STAGES:
-            for i in range(count):
+        for kernel, stride, expansion, outputs, repeats in _STAGES:
+            for i in range(repeats):
                 blocks.append(InvertedResidual(channels, outputs, kernel, stride if i == 0 else 1, expansion))
                 channels = outputs
                 widths.append(channels)
-        self.blocks = nn.Sequential(*blocks)
-        self.projection = nn.Conv2d(channels + 4 * widths[FINE_BLOCKS - 1], width, 1)
+        self.blocks = nn.Sequential(*blocks[:count])
+        self.projection = nn.Conv2d(widths[count - 1] + 4 * widths[FINE_BLOCKS - 1], width, 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features of images; shapes as the class says."""

@@ -252,7 +252,7 @@ def patch_coverage(boxes: Tensor, side: int, parts: int) -> Tensor:
 
 def _stem(config: EncoderConfig) -> nn.Module:
     if config.stem == "efficientnet_lite0":
-        return EfficientNetStem(config.width)
+        return EfficientNetStem(config.width, config.stem_blocks)
     if config.stem == "patch":
         return nn.Conv2d(3, config.width, config.patch, stride=config.patch)
     halvings = config.patch.bit_length() - 1

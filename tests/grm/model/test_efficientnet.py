@@ -90,6 +90,18 @@ def test_stem_is_the_network_that_was_trained(tmp_path):
             torch.testing.assert_close(features[:, 112 + 2 * y + x :: 4], fine[:, :, y::2, x::2], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("count", "channels"), [(6, 80), (8, 80), (9, 112)])
+def test_a_shorter_stem_is_the_beginning_of_the_whole_one(tmp_path, count, channels):
+    torch.save(random_checkpoint(), tmp_path / "lite0.pth")
+    whole, short = EfficientNetStem(8), EfficientNetStem(8, count)
+    for stem in (whole, short):
+        load_efficientnet(stem, tmp_path / "lite0.pth")
+    assert short.projection.in_channels == channels + 160
+    kept = {name: value for name, value in short.state_dict().items() if not name.startswith("projection")}
+    assert len(short.blocks) == count and all(torch.equal(whole.state_dict()[name], x) for name, x in kept.items())
+    assert short(torch.zeros(1, 3, 32, 64)).shape == (1, 8, 2, 4)
+
+
 def test_wrong_files_are_named(tmp_path):
     checkpoint = random_checkpoint()
     del checkpoint["_blocks.7._bn1.running_mean"]
