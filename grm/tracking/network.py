@@ -30,8 +30,10 @@ class Network(Protocol):
     #: Sizes and factors of the crops, and the number of layers.
     config: ModelConfig
 
-    def template_tokens(self, crops: list[Image]) -> Any:
-        """What is computed once of the template crops (size, size, 3) of M targets, for `__call__`."""
+    def template_tokens(self, crops: list[Image], boxes: NDArray[np.floating]) -> Any:
+        """What is computed once of the template crops (size, size, 3) of M targets, and of the targets' boxes in them
+        (M, 4), centre x, centre y, width, height in sides of the crop; for `__call__`.
+        """
 
     def __call__(self, template: Any, crops: list[Image]) -> Located:
         """Finds M targets, given what `template_tokens` made of their templates, in their search crops."""

@@ -20,7 +20,7 @@ class BrightnessEncoder(nn.Module):
         self.patch, self.depth = config.encoder.patch, config.encoder.depth
         self.weight = nn.Parameter(torch.zeros(()))  # says the device and the dtype
 
-    def tokens(self, images):
+    def tokens(self, images, box=None):
         return nn.functional.avg_pool2d(images, self.patch).flatten(2).transpose(1, 2)
 
     template_tokens = search_tokens = tokens
