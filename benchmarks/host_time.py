@@ -30,7 +30,7 @@ def measure(calls: Calls) -> dict[str, float]:
 
 
 def cases() -> dict[str, Calls]:
-    """By what is timed: the calls of each implementation, on the same tensors (all tokens A: nothing is blocked)."""
+    """The calls of each implementation by what is timed, on the same tensors (all tokens A: nothing is blocked)."""
     torch.manual_seed(0)
     qkv = torch.randn(1, N, 3, 1, D)
     tokens = [x.contiguous() for x in qkv.permute(2, 0, 3, 1, 4).unbind(0)]

@@ -89,7 +89,7 @@ class Workspace {
   }
 
   ~Workspace() {
-    if (piece_.bytes > kMostKept) return;
+    if (piece_.bytes > kMaxKept) return;
     Piece& smallest = kept_[0].bytes <= kept_[1].bytes ? kept_[0] : kept_[1];
     if (smallest.bytes < piece_.bytes) std::swap(smallest, piece_);
   }
@@ -99,7 +99,7 @@ class Workspace {
   char* get() const { return static_cast<char*>(piece_.memory.get()); }
 
  private:
-  static constexpr size_t kMostKept = size_t{4} << 20;
+  static constexpr size_t kMaxKept = size_t{4} << 20;
 
   struct Piece {
     std::unique_ptr<void, Free> memory;

@@ -19,7 +19,7 @@ def main() -> None:
     print("what serves on NVIDIA GPUs, by compute capability, in 16 bits:")
     for line in cuda.served():
         print(f"  cuda      {line}")
-    least = device.name_of(triton.LEAST_CAPABILITY)
+    least = device.name_of(triton.MIN_CAPABILITY)
     print(f"  triton    {least} and later: both passes of any N, D a multiple of 16 to 128; float32 too")
     for kind in ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]:
         example = torch.empty(1, 1, 1, 64, device=kind)

@@ -12,7 +12,7 @@ from . import extension
 ENVIRONMENT_VARIABLE = "GRM_KERNELS_CPU"
 
 #: The largest D that is served.
-MOST_CHANNELS = 256
+MAX_CHANNELS = 256
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -34,7 +34,7 @@ def set_instruction_set(name: str) -> None:
         ValueError: `name` was not compiled, or this machine cannot run it.
 
     """
-    if name not in instruction_sets():
+    if extension.module is None or name not in instruction_sets():
         raise ValueError(f"instruction set: expected one of {', '.join(instruction_sets())}, got {name!r}")
     extension.module.set_instruction_set(name)
 
@@ -48,8 +48,8 @@ def not_supported_reasons(q: Tensor, *, needs_grad: bool, soft: bool = False) ->
         reasons.append(f"needs tensors on the CPU, got {q.device}")
     if q.dtype not in _DTYPES:
         reasons.append(f"needs float32, bfloat16 or float16, got {q.dtype}")
-    if q.shape[-1] > MOST_CHANNELS:
-        reasons.append(f"needs D to be at most {MOST_CHANNELS}, got {q.shape[-1]}")
+    if q.shape[-1] > MAX_CHANNELS:
+        reasons.append(f"needs D to be at most {MAX_CHANNELS}, got {q.shape[-1]}")
     return reasons
 
 

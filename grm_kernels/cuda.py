@@ -8,7 +8,7 @@ from .extension import CUDA_ARCHITECTURES
 
 #: (pass, D) to the most tokens, by KiB of shared memory. The whole sequence is resident: keys and values in the forward
 #: pass; in the backward pass also P and dS, and, in the registers, the gradients of keys and values.
-MOST_TOKENS = {
+MAX_TOKENS = {
     99: {("forward", 64): 384, ("forward", 32): 736, ("backward", 64): 0, ("backward", 32): 320},
     163: {("forward", 64): 640, ("forward", 32): 1024, ("backward", 64): 320, ("backward", 32): 320},
     227: {("forward", 64): 864, ("forward", 32): 1024, ("backward", 64): 320, ("backward", 32): 320},
@@ -24,7 +24,7 @@ _DTYPES = (torch.bfloat16, torch.float16)
 def served() -> list[str]:
     """What the kernels serve, a line for all compute capabilities with the same shared memory."""
     lines = []
-    for kib, row in MOST_TOKENS.items():
+    for kib, row in MAX_TOKENS.items():
         capabilities = name_of(*(capability for capability, shared in SHARED_KIB.items() if shared == kib))
         passes = (f"{pass_} of D={d} to N={most}" for (pass_, d), most in row.items() if most)
         lines.append(f"{capabilities} ({kib} KiB a block): {', '.join(passes)}")
@@ -47,7 +47,7 @@ def shape_reasons(q: Tensor, device_capability: tuple[int, int], *, needs_grad: 
         reasons.append(f"needs D of 32 or 64, got {d}")
     elif shared is not None:
         for pass_ in ("forward", "backward") if needs_grad else ("forward",):
-            most = MOST_TOKENS[shared][pass_, d]
+            most = MAX_TOKENS[shared][pass_, d]
             if n > most:
                 reasons.append(f"the {pass_} pass holds at most N={most} tokens of D={d} on {name}, got {n}")
     return reasons

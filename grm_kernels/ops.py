@@ -6,6 +6,7 @@ grm_kernels/triton) is registered for the device types that it serves; autograd 
 """
 
 import functools
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -36,7 +37,8 @@ def empty_like_output(q: Tensor) -> Tensor:
 
 def unpack(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Views q, k, v (B, H, N, D) of qkv (B, N, 3, H, D)."""
-    return qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
 
 
 def with_adjacent_channels(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -92,7 +94,7 @@ def _map_over_batch(operator: torch._ops.OpOverload, info, in_dims, *arguments):
 
 # ---- registration ----
 
-_FAKES = {
+_FAKES: dict[str, Callable] = {
     "forward": _fake_forward,
     "forward_packed": _fake_forward_packed,
     "backward": _fake_backward,

@@ -27,7 +27,7 @@ template <int kPack>
 inline Extents extents(const ForwardProblem& problem) {
   const int64_t used = round_up(problem.channels, kPack) / kPack, words = round_up(used, kWidth);
   return {round_up(problem.channels, kWidth), words, Shape<kPack, kTileVecs>::kTiled ? words : used,
-          most_key_rows(problem.tokens, kKeyPadding<kPack>)};
+          max_key_rows(problem.tokens, kKeyPadding<kPack>)};
 }
 
 struct HeadBuffers {
@@ -264,7 +264,7 @@ struct LaneSums {
                           S::kLanes);
     else
       product<S::kPack, kInto>(packed, 1, S::kLanes, right, e.channels, round_up(chunk.count, S::kPack) / S::kPack, sums,
-                               e.channels, round_up(count, kLeastRows), e.channels);
+                               e.channels, round_up(count, kMinRows), e.channels);
   }
 };
 

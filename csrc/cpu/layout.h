@@ -21,7 +21,7 @@ constexpr int64_t kBlock = kTileVecs * kWidth;
 // Keys are laid out segment after segment, every segment padded with zero rows to whole tiles. The padding takes part in
 // the products, where its zeros add nothing, but not in the softmax and the sums.
 template <int kPack>
-constexpr int64_t kKeyPadding = Shape<kPack, kTileVecs>::kTiled ? 2 * kTileEdge : kLeastRows;
+constexpr int64_t kKeyPadding = Shape<kPack, kTileVecs>::kTiled ? 2 * kTileEdge : kMinRows;
 
 inline int64_t round_up(int64_t n, int64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
@@ -64,7 +64,7 @@ struct Layout {
 };
 
 // An upper bound of Layout::key_rows.
-inline int64_t most_key_rows(int64_t tokens, int64_t padding) { return round_up(tokens, padding) + 2 * padding; }
+inline int64_t max_key_rows(int64_t tokens, int64_t padding) { return round_up(tokens, padding) + 2 * padding; }
 
 inline void order_by_policy(const float* policy, int64_t padding, Layout& layout) {
   layout.take_one_segment(padding);

@@ -15,8 +15,8 @@ constexpr int kTileRows = 4;
 constexpr int kTileVecs = 2;
 
 // The last tile of a product may have this many rows: half of kTileRows, or all.
-constexpr int kLeastRows = 4;
-static_assert(kTileRows == kLeastRows || kTileRows == 2 * kLeastRows);
+constexpr int kMinRows = 4;
+static_assert(kTileRows == kMinRows || kTileRows == 2 * kMinRows);
 
 // tile[r][:] += sum_k a(r, k) * b(k, :), with a(r, k) at a[r * a_row + k * a_depth] and b(k, :) at b + k * b_depth.
 template <int kPack, int kRows, int kVecs>
@@ -62,11 +62,11 @@ GRM_INLINE void product_panel(const float* a, int64_t a_row, int64_t a_depth, co
     product_tile<kPack, kTileRows, kVecs, kInto>(a + r * a_row, a_row, a_depth, b, b_depth, depth, c + r * c_row, c_row,
                                                  factor);
   if (r < rows)
-    product_tile<kPack, kLeastRows, kVecs, kInto>(a + r * a_row, a_row, a_depth, b, b_depth, depth, c + r * c_row,
+    product_tile<kPack, kMinRows, kVecs, kInto>(a + r * a_row, a_row, a_depth, b, b_depth, depth, c + r * c_row,
                                                   c_row, factor);
 }
 
-// c (rows x columns) = factor * a b, or c += a b. rows is a multiple of kLeastRows, columns of kWidth.
+// c (rows x columns) = factor * a b, or c += a b. rows is a multiple of kMinRows, columns of kWidth.
 template <int kPack, Into kInto>
 GRM_INLINE void product(const float* a, int64_t a_row, int64_t a_depth, const float* b, int64_t b_depth, int64_t depth,
                         float* c, int64_t c_row, int64_t rows, int64_t columns, float factor = 1.0f) {

@@ -46,11 +46,11 @@ inline const char* refusal(const ForwardProblem& problem, const Device& device, 
   if (problem.dtype == DType::float32) return "expected bfloat16 or float16";
   if (problem.channels != 32 && problem.channels != 64) return "expected D of 32 or 64";
   if (!problem.categories) return "expected categories, not a soft policy";
-  if (problem.tokens > (backward ? kMostBackwardTokens : kMostTokens)) return "too many tokens";
+  if (problem.tokens > (backward ? kMaxBackwardTokens : kMaxTokens)) return "too many tokens";
   const int bytes = shared_bytes(backward, static_cast<int>(problem.tokens), static_cast<int>(problem.channels));
   if (bytes > device.shared_per_block) return "too many tokens for the shared memory of this GPU";
   // Tokens of all heads, and of all images with a block more, are counted in 32 bits.
-  if (problem.batch * problem.heads > INT32_MAX / kMostTokens - 1) return "too many heads";
+  if (problem.batch * problem.heads > INT32_MAX / kMaxTokens - 1) return "too many heads";
   return nullptr;
 }
 

@@ -7,7 +7,7 @@
 
 namespace grm::cuda {
 
-constexpr int kMostTokens = kWarp * kWarp;  // the sort keeps a word of counts for every 32 tokens, a lane for each
+constexpr int kMaxTokens = kWarp * kWarp;  // the sort keeps a word of counts for every 32 tokens, a lane for each
 
 // Ranks of T are [0, t_end), of A [t_end, s_begin), of S [s_begin, tokens).
 struct Order {

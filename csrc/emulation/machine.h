@@ -94,6 +94,11 @@ struct Call {
   bool bfloat16 = false;
 };
 
+constexpr uint32_t kPoison = 0x7fff7fff;  // NaN in every type of element
+
+// A place in the sources, as messages name it.
+std::string text(Here here);
+
 class Machine {
  public:
   explicit Machine(Options options);

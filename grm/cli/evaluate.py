@@ -233,7 +233,7 @@ class _Bar:
         self._progress.stop()
 
     def advance(self, frames: int) -> None:
-        """So many frames more were tracked."""
+        """Counts frames that were tracked."""
         task = self._progress.tasks[self._task]
         self._progress.advance(self._task, frames)
         elapsed = task.elapsed or 0
@@ -245,8 +245,8 @@ class _Bar:
         values = [outcome.overlap for outcome in self._found if outcome.overlap == outcome.overlap]
         average = f", AO {100 * sum(values) / len(values):.1f}" if values else ""
         failed = sum(outcome.fault is not None for outcome in self._found)
-        told = f"{len(self._found)} of {self._count}" + (f", {failed} failed" if failed else "") + average
-        self._progress.update(self._task, done=told)
+        done = f"{len(self._found)} of {self._count}" + (f", {failed} failed" if failed else "") + average
+        self._progress.update(self._task, done=done)
 
 
 def _finish(

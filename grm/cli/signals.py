@@ -16,7 +16,7 @@ def stop_as_ctrl_c() -> None:
 
 
 def ignore_stopping() -> None:
-    """From now on signals to stop do nothing: what is being closed is closed."""
+    """Ignores signals to stop from now on: what is being closed is closed."""
     for number in STOPPING:
         signal.signal(number, signal.SIG_IGN)
 

@@ -149,7 +149,8 @@ class PairDataset(Dataset[Sample]):
             images = [mirrored(image) for image in images]
         if self.data.stretch:
             factors = np.exp(self.data.stretch * rng.standard_normal(2))
-            images, boxes = zip(*map(stretched, images, boxes, factors), strict=True)
+            pairs = list(map(stretched, images, boxes, factors))
+            images, boxes = [image for image, _ in pairs], [box for _, box in pairs]
         around = [boxes[0], jitter_box(boxes[1], self.data.jitter, rng)]
         if not can_be_cropped(np.stack(around)).all():
             raise DataError(f"{choice}: no crops of this size, of boxes {boxes[0].tolist()}, {boxes[1].tolist()}")

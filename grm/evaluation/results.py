@@ -145,7 +145,7 @@ class Results:
 
     @property
     def names(self) -> list[str]:
-        """Of the sequences that there are results of."""
+        """Names of the sequences that there are results of."""
         return list(self._files)
 
     def find(self, name: str, prefix: str = "") -> str | None:

@@ -93,7 +93,7 @@ class EfficientNetStem(nn.Module):
         return self.projection(torch.cat([coarse, F.pixel_unshuffle(fine, 2)], dim=1))
 
     def pretrained_parameters(self) -> Iterator[nn.Parameter]:
-        """Those that `load_efficientnet` reads: all but the projection's."""
+        """The parameters that `load_efficientnet` reads: all but the projection's."""
         yield from self.first.parameters()
         yield from self.blocks.parameters()
 

@@ -141,7 +141,7 @@ def _children(value: Any) -> list[Any] | None:
 
 
 class _Bounded:
-    """So many bytes of a file at most, as `pickletools` wants to read it."""
+    """A file of at most so many bytes, as `pickletools` wants to read it."""
 
     def __init__(self, file: Readable):
         self._file, self._left = file, _MAX_BYTES

@@ -9,7 +9,7 @@ from torch import Tensor
 from .. import device, ops
 
 #: Least compute capability that the kernels are written for.
-LEAST_CAPABILITY = (8, 0)
+MIN_CAPABILITY = (8, 0)
 
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 _INSTALLED = importlib.util.find_spec("triton") is not None
@@ -23,7 +23,7 @@ def not_supported_reasons(q: Tensor, *, needs_grad: bool, soft: bool = False) ->
     if q.device.type == "cuda":
         if not device.is_nvidia_gpu(q.device):
             reasons.append("needs an NVIDIA GPU, there is none")
-        elif device.capability(q.device) < LEAST_CAPABILITY:
+        elif device.capability(q.device) < MIN_CAPABILITY:
             has = device.name_of(device.capability(q.device))
             reasons.append(f"needs compute capability 8.0 or later, {q.device} has {has}")
     elif q.device.type != "cpu" or os.environ.get("TRITON_INTERPRET") != "1":

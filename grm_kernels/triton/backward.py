@@ -243,12 +243,12 @@ def backward(
     delta = torch.empty_like(lse)
     partials = torch.empty((b, h, _PLANES.value, n), dtype=torch.float32, device=q.device) if policy_grad else None
     with device.current(q):
-        sorted_tokens, bounds = (None, None) if soft else order.empty_order(categories)
+        sorted_tokens, bounds = (None, None) if categories is None or soft else order.empty_order(categories)
         prologue_kernel[((0 if soft else b) + b * h * triton.cdiv(n, _ROWS),)](
             out, *out.stride()[:3],
             grad_out, *grad_out.stride()[:3],
             None if grad_lse is None else grad_lse.contiguous(), delta,
-            categories, *(categories.stride() if not soft else (0, 0)), sorted_tokens, bounds,
+            categories, *((0, 0) if categories is None or soft else categories.stride()), sorted_tokens, bounds,
             b, h, n,
             D=d, BD=bd, ROWS=_ROWS, CHUNK=order.chunk(n), SOFT=soft,
         )  # fmt: skip
@@ -258,7 +258,7 @@ def backward(
             k, *k.stride()[:3],
             v, *v.stride()[:3],
             *grads, *grads[0].stride()[:3],
-            partials, lse, delta, sorted_tokens, bounds, soft_policy.contiguous() if soft else None,
+            partials, lse, delta, sorted_tokens, bounds, None if soft_policy is None else soft_policy.contiguous(),
             h, n, scale * constants.LOG2_E,
             D=d, BD=bd, BLOCK=tiles.block, TILE=tiles.tile,
             SOFT=soft, POLICY=policy_grad, PRECISION="tf32" if kind == "tf32" else "ieee",

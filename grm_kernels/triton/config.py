@@ -63,8 +63,8 @@ def configuration(pass_: str, kind: str, capability: tuple[int, int], d: int, n:
         LookupError: there is none.
 
     """
-    for row_pass, row_kind, least_capability, most_d, most_n, tiles in TABLE:
-        if (row_pass, row_kind) == (pass_, kind) and capability >= least_capability and d <= most_d and n <= most_n:
+    for row_pass, row_kind, min_capability, max_d, max_n, tiles in TABLE:
+        if (row_pass, row_kind) == (pass_, kind) and capability >= min_capability and d <= max_d and n <= max_n:
             return tiles
     raise LookupError(f"no tiles for {pass_}, {kind}, compute capability {capability}, D={d}, N={n}")
 

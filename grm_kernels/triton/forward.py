@@ -100,12 +100,12 @@ def forward(
     tiles = config.configuration("forward", kind, device.capability(q.device), d, n)
     soft = soft_policy is not None
     with device.current(q):
-        sorted_tokens, bounds = (None, None) if soft else order.sort(categories)
+        sorted_tokens, bounds = (None, None) if categories is None or soft else order.sort(categories)
         forward_kernel[(b * h * triton.cdiv(n, tiles.block),)](
             q, *q.stride()[:3],
             k, *k.stride()[:3],
             v, *v.stride()[:3],
-            out, lse, sorted_tokens, bounds, soft_policy.contiguous() if soft else None,
+            out, lse, sorted_tokens, bounds, None if soft_policy is None else soft_policy.contiguous(),
             h, n, abs(scale) * constants.LOG2_E,
             D=d, BD=triton.next_power_of_2(d), BLOCK=tiles.block, TILE=tiles.tile,
             SOFT=soft, NEGATED=scale < 0, PRECISION="tf32" if kind == "tf32" else "ieee",

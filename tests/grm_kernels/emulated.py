@@ -19,7 +19,7 @@ from torch.utils.cpp_extension import include_paths
 from grm_kernels import ops
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = [ROOT / "csrc/emulation" / name for name in ("module.cpp", "machine.cpp", "fibre.cpp")]
+SOURCES = [ROOT / "csrc/emulation" / name for name in ("module.cpp", "machine.cpp", "memory.cpp", "fibre.cpp")]
 FLAGS = ("-std=c++17", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden")
 FLAGS += ("-Wall", "-Wextra", "-Wno-psabi")
 OPTIMISED, SANITIZED = ("-O2",), ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")

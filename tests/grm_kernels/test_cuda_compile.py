@@ -74,7 +74,7 @@ def test_registers_and_spills(compiled, architecture):
     for name, (registers, spilled) in kernels.items():
         match = _KERNEL.search(name)
         pass_, d = (match[1], int(match[3])) if match else (None, None)
-        served = match is None or cuda.MOST_TOKENS[cuda.SHARED_KIB[capability]][pass_, d] > 0
+        served = match is None or cuda.MAX_TOKENS[cuda.SHARED_KIB[capability]][pass_, d] > 0
         assert spilled == 0 or not served, f"{name} spills {spilled} bytes"
         assert 8 * 32 * (-(-registers // 8) * 8) <= REGISTERS, f"{name} takes {registers} registers"
 

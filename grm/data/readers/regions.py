@@ -45,8 +45,10 @@ class Region(ImageSequence):
         """A box that depends on nothing but the picture and the region's number."""
         rng = np.random.default_rng(self._number)
         height, width = self._image.shape[:2]
-        size = np.exp(rng.uniform(*np.log(_SIZE), (_CANDIDATES, 1))) * min(height, width)
-        half_aspect = rng.uniform(*np.log(_ASPECT), (_CANDIDATES, 1)) / 2
+        low, high = np.log(_SIZE)
+        size = np.exp(rng.uniform(low, high, (_CANDIDATES, 1))) * min(height, width)
+        low, high = np.log(_ASPECT)
+        half_aspect = rng.uniform(low, high, (_CANDIDATES, 1)) / 2
         extent = np.minimum(size * np.exp(half_aspect * (1, -1)), (0.9 * width, 0.9 * height))
         corner = rng.uniform(0, 1, (_CANDIDATES, 2)) * ((width, height) - extent)
         detail = [_detail(self._image, *box) for box in np.concatenate([corner, corner + extent], 1).astype(int)]

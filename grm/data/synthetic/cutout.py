@@ -73,7 +73,7 @@ class Cutout(Shape):
 
 
 def _own_units(pixels: NDArray[np.integer]) -> Array:
-    return (pixels + 0.5) * (2 * REACH / _SIDE) - REACH
+    return (pixels.astype(np.float64) + 0.5) * (2 * REACH / _SIDE) - REACH
 
 
 @lru_cache(maxsize=2)
