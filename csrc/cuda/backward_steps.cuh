@@ -12,12 +12,12 @@ constexpr int kChunk = 16;    // keys that are visited, seen or skipped together
 
 constexpr int kPolicyThreads = 128;
 constexpr int kGroupChunks = 5;  // of a group, whose dk and dv the registers hold
-constexpr int kMostBackwardTokens = kGroups * kGroupChunks * kChunk;  // 320
+constexpr int kMaxBackwardTokens = kGroups * kGroupChunks * kChunk;  // 320
 
 // Shared memory, made for the most tokens: every place is a constant.
 template <int D>
 struct BackwardLayout {
-  static constexpr int kRows = kMostBackwardTokens;
+  static constexpr int kRows = kMaxBackwardTokens;
   static constexpr int kTileBytes = kQueries * D * 2;
   // A query's P or dS: an odd number of pieces, so that eight rows begin in different banks.
   static constexpr int kStride = 2 * kRows + kPiece;

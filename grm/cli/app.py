@@ -72,6 +72,9 @@ def run() -> None:
     # What cannot be read is said by us, in one line. OpenCV reads these when it is imported.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**26))  # `grm.media.images.MAX_PIXELS`
+    # Threads that wait for others spin by default, which on a busy machine takes the cores that they wait for: there
+    # it costs up to ten times, and sleeping 7% on an idle one (benchmarks/busy.py). Read when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         app()
     except ModuleNotFoundError as error:
