@@ -18,8 +18,12 @@ def one_thread():
 
 @pytest.fixture(autouse=True)
 def signal_handlers():
-    """Puts back those that the command line sets for its process."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    """Those of a process that was started in a terminal, before and after: what starts tests may ignore signals."""
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.getsignal(number) for number in numbers}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in numbers[1:]:
+        signal.signal(number, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
