@@ -246,16 +246,19 @@ class _Watched:
 
     @property
     def boxes(self) -> Boxes:
+        """(N, 4), see `VideoSequence.boxes`."""
         return self._sequence.boxes
 
     @property
     def visible(self) -> NDArray[np.bool_]:
+        """(N,), see `VideoSequence.visible`."""
         return self._sequence.visible
 
     def __len__(self) -> int:
         return len(self._sequence)
 
     def frame(self, index: int) -> Image:
+        """Frame `index`, counted as read."""
         self._read += 1
         if time.monotonic() - self._told_at > _TOLD_EVERY:
             self.tell()
