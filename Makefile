@@ -47,7 +47,9 @@ coverage: $(READY)
 	$(PYTHON) -m pytest -m "not slow" --quiet --cov --cov-report=term $(PARALLEL)
 
 # The operator with another torch, in an environment and a copy of the tree of its own: make test-torch VERSION=2.11.0
-# (The interpreter of Triton 3.6, which comes with torch 2.11, does not run with a later numpy.)
+# (The interpreter of Triton 3.6, which comes with torch 2.11, does not run with a later numpy.) PyPI's torch is a build with
+# CUDA: without a GPU, to compile those kernels for every architecture would take most of the time.
+test-torch: export GRM_KERNELS_CUDA ?= 0
 test-torch:
 	test -x $(OTHER)/bin/python || python3 -m venv $(OTHER)
 	$(OTHER)/bin/python -m pip install --quiet torch==$(VERSION) hypothesis "numpy<2.4" pytest "setuptools>=77"
