@@ -108,11 +108,12 @@ def crop_image(frame: Image, region: CropRegion, size: int) -> Image:
 
     """
     columns, rows = region._inside(frame.shape[1], frame.shape[0])
+    if not (columns and rows):
+        return np.zeros((size, size, frame.shape[2]), dtype=frame.dtype)
     shown = frame[rows.start : rows.stop, columns.start : columns.stop]
     if len(columns) < region.side or len(rows) < region.side:
         padded = np.zeros((region.side, region.side, frame.shape[2]), dtype=frame.dtype)
-        if shown.size:
-            y, x = rows.start - region.top, columns.start - region.left
-            padded[y : y + len(rows), x : x + len(columns)] = shown
+        y, x = rows.start - region.top, columns.start - region.left
+        padded[y : y + len(rows), x : x + len(columns)] = shown
         shown = padded
     return cv2.resize(shown, (size, size), interpolation=cv2.INTER_LINEAR)

@@ -66,7 +66,9 @@ def test_bottom_edge_blackens_the_last_row():
     assert not crop[19].any()
 
 
-@pytest.mark.parametrize("center", [(-200, 30), (200, 30), (40, -200), (40, 200)])
+@pytest.mark.parametrize(
+    "center", [(-200, 30), (200, 30), (40, -200), (40, 200), (-11, 30), (90, 30), (40, -15), (40, 70), (-15, -15)]
+)
 def test_outside_is_black(center):
     region = CropRegion(*center, 20)
     assert not region.holds_pixels(80, 60)
