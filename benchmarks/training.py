@@ -136,7 +136,8 @@ def make_batch(config: Config, count: int) -> Sample:
         return torch.randint(0, 256, (count, 3, size, size), generator=generator, dtype=torch.uint8)
 
     boxes = torch.rand(count, 4, generator=generator) * 0.3 + torch.tensor([0.35, 0.35, 0.1, 0.1])
-    return Sample(images(config.model.template.size), images(config.model.search.size), boxes, boxes, [""] * count)
+    template, search = images(config.model.template.size), images(config.model.search.size)
+    return Sample(template, search, boxes, boxes, torch.ones(count, 2), [""] * count)
 
 
 def make_step(case: Case, form: str, processes: Processes) -> TrainingStep:

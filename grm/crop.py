@@ -16,6 +16,9 @@ Image = NDArray[np.uint8]
 #: How a prediction becomes a box of the frame: see `CropRegion.to_frame`.
 BoxMapping = Literal["published", "exact"]
 
+# Pixels of a crop from one sample of `CropRegion.grid_holds_pixels` to the next, whatever the model's patches are.
+_GRID = 16
+
 
 class CropRegion(NamedTuple):
     """A square of whole pixels of a frame; it may reach over the frame's edges."""
@@ -75,12 +78,39 @@ class CropRegion(NamedTuple):
         columns, rows = self._inside(width, height)
         return len(columns) > 0 and len(rows) > 0
 
+    def grid_holds_pixels(self, width: int, height: int, size: int, *, mirrored: bool = False) -> bool:
+        """Whether a grid of samples of its crop, one for every 16 pixels from the first on, shows any of the frame.
+
+        The published rule for a training crop that is worth its place: all others are drawn again. A pixel of the crop
+        that interpolates between the frame and what is beyond its edge counts as beyond.
+
+        Args:
+            width, height: of the frame in pixels.
+            size: of the crop in pixels.
+            mirrored: left and right are exchanged before the samples are taken.
+
+        """
+        columns, rows = self._inside(width, height)
+        count = max(1, size // _GRID)
+        samples = np.arange(count) * size // count
+        of_columns = _of_frame(columns, self.left, self.side, size)[:: -1 if mirrored else 1]
+        of_rows = _of_frame(rows, self.top, self.side, size)
+        return bool(of_columns[samples].any() and of_rows[samples].any())
+
     def _inside(self, width: int, height: int) -> tuple[range, range]:
         """The columns and rows of the frame that the crop shows. The last of each never does, as published."""
         return (
             range(max(0, self.left), min(self.left + self.side, width - 1)),
             range(max(0, self.top), min(self.top + self.side, height - 1)),
         )
+
+
+def _of_frame(inside: range, first: int, side: int, size: int) -> NDArray[np.bool_]:
+    """(size,) the columns, or rows, of a crop that show nothing but the frame; `inside` it are those of the region."""
+    beyond = np.ones((1, side))
+    if inside:
+        beyond[:, inside.start - first : inside.stop - first] = 0
+    return cv2.resize(beyond, (size, 1), interpolation=cv2.INTER_LINEAR)[0] == 0
 
 
 def crop_region(box: Boxes, factor: float) -> CropRegion:

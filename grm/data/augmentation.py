@@ -53,11 +53,6 @@ def jitter_box(box: Boxes, jitter: JitterConfig, rng: np.random.Generator) -> Bo
     return np.concatenate([center - size / 2, size])
 
 
-def brightened(image: Image, factor: float) -> Image:
-    """An image times a number, rounded and limited to 255."""
-    return cv2.convertScaleAbs(image, alpha=factor)
-
-
 def stretched(image: Image, box: Boxes, factor: float) -> tuple[Image, Boxes]:
     """An image and its box (4,), about `factor` times as wide over high, with the same area."""
     height, width = image.shape[:2]

@@ -19,7 +19,6 @@ from ..config import Config, CropConfig, DataConfig, ModelConfig
 from ..crop import Image, crop_image, crop_region
 from ..errors import DataError
 from .augmentation import (
-    brightened,
     degraded,
     jitter_box,
     mirror_box,
@@ -55,6 +54,17 @@ class _Choice(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.dataset}/{self.sequence.name} frames {self.template}, {self.search}"
+
+
+class _Crop(NamedTuple):
+    """One of the two images of a pair."""
+
+    #: (3, size, size) uint8.
+    pixels: Tensor
+    #: (4,) float32, as `Sample.box`.
+    label: Tensor
+    #: As of `Sample`.
+    brightness: float
 
 
 class PairDataset(Dataset[Sample]):
@@ -158,7 +168,8 @@ class PairDataset(Dataset[Sample]):
         search = self._cut(images[1], boxes[1], around[1], self.model.search, rng)
         if template is None or search is None:
             return None
-        return Sample(template[0], search[0], search[1], template[1], str(choice))
+        brightness = torch.tensor([template.brightness, search.brightness], dtype=torch.float32)
+        return Sample(template.pixels, search.pixels, search.label, template.label, brightness, str(choice))
 
     def _choose(self, rng: np.random.Generator) -> _Choice:
         """Two frames. The data set is drawn once: however many of its sequences cannot be used, its share stays."""
@@ -176,24 +187,24 @@ class PairDataset(Dataset[Sample]):
             f"{self.data.min_visible} of them visible"
         )
 
-    def _cut(
-        self, image: Image, box: Boxes, around: Boxes, crop: CropConfig, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor] | None:
-        """The crop (3, size, size) and its label (4,); None where it shows nothing of the image."""
+    def _cut(self, image: Image, box: Boxes, around: Boxes, crop: CropConfig, rng: np.random.Generator) -> _Crop | None:
+        """A crop, augmented; None where it shows nothing of the image, or next to nothing."""
         region = crop_region(around, crop.factor)
-        if not region.holds_pixels(image.shape[1], image.shape[0]):
-            return None
-        pixels = brightened(
-            crop_image(image, region, crop.size), rng.uniform(1 - self.data.brightness, 1 + self.data.brightness)
-        )
+        pixels = crop_image(image, region, crop.size)
+        brightness = rng.uniform(1 - self.data.brightness, 1 + self.data.brightness)
         if self.data.color:
             pixels = recolored(pixels, self.data.color, rng)
         if self.data.degrade and rng.random() < self.data.degrade:
             pixels = degraded(pixels, rng)
         label = region.to_crop(box, crop.size)
-        if rng.random() < self.data.crop_flip:
+        flips = bool(rng.random() < self.data.crop_flip)
+        if not region.grid_holds_pixels(image.shape[1], image.shape[0], crop.size, mirrored=flips):
+            return None
+        if flips:
             pixels, label = mirrored(pixels), mirror_label(label)
-        return torch.from_numpy(pixels.transpose(2, 0, 1).copy()), torch.from_numpy(label.astype(np.float32))
+        return _Crop(
+            torch.from_numpy(pixels.transpose(2, 0, 1).copy()), torch.from_numpy(label.astype(np.float32)), brightness
+        )
 
 
 def choose_frames(visible: NDArray[np.bool_], max_gap: int, rng: np.random.Generator) -> tuple[int, int]:

@@ -16,5 +16,8 @@ class Sample(NamedTuple):
     box: Tensor
     #: (4,) float32: the target in the template crop, likewise.
     template_box: Tensor
+    #: (2,) float32: what the pixels of template and search are still to be multiplied by, limited to 255. What comes of
+    #: it has fractions, which the bytes have not.
+    brightness: Tensor
     #: Where it came from: data set, sequence and frames.
     provenance: str

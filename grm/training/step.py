@@ -118,11 +118,11 @@ class TrainingStep:
     def losses(self, batch: Sample, position: Position) -> tuple[Losses, tuple[Division, ...]]:
         """Forward pass and loss of one batch, with the noise of its position."""
         torch.manual_seed(position.noise_seed(self.config.training.seed))
-        template, search, box, template_box = (
-            t.to(self.device, non_blocking=True) for t in (batch.template, batch.search, batch.box, batch.template_box)
-        )
+        tensors = (batch.template, batch.search, batch.box, batch.template_box, batch.brightness)
+        template, search, box, template_box, brightness = (t.to(self.device, non_blocking=True) for t in tensors)
         template, search = (
-            normalize_images(images.contiguous(memory_format=torch.channels_last)) for images in (template, search)
+            normalize_images(brightened(images.contiguous(memory_format=torch.channels_last), factors))
+            for images, factors in zip((template, search), brightness.unbind(1), strict=True)
         )
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
             prediction = self._forward(template, search, template_box=template_box)
@@ -154,6 +154,11 @@ class TrainingStep:
             wrong["gradient_norm"] = metrics["gradient_norm"]
         if wrong:
             raise NonFiniteError(", ".join(f"{name} is {value}" for name, value in wrong.items()))
+
+
+def brightened(images: Tensor, factors: Tensor) -> Tensor:
+    """Images (B, 3, h, w) from 0 to 255, each times its factor (B,), limited to 255: float32, not rounded."""
+    return (images.float() * factors.view(-1, 1, 1, 1)).clamp_(max=255)
 
 
 def report(losses: Losses, divisions: Sequence[Division]) -> dict[str, Tensor]:

@@ -2,8 +2,12 @@
 
 import math
 
+import cv2
 import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from grm.boxes import as_boxes, clip_boxes, iou
 from grm.crop import CropRegion, crop_image, crop_region
@@ -73,6 +77,22 @@ def test_outside_is_black(center):
     region = CropRegion(*center, 20)
     assert not region.holds_pixels(80, 60)
     assert not crop_image(ramp(60, 80), region, 16).any()
+
+
+@given(
+    st.floats(-60, 140), st.floats(-60, 120), st.integers(1, 150), st.sampled_from([16, 32, 100, 192]), st.booleans()
+)
+def test_the_grid_of_samples_is_the_published_one(x, y, side, size, mirrored):
+    """The mask of padding as an image: scaled, flipped, and sampled to the nearest, all at once in two dimensions."""
+    region = CropRegion(x, y, side)
+    padding = np.ones((side, side))
+    columns = np.arange(region.left, region.left + side)
+    rows = np.arange(region.top, region.top + side)
+    padding[np.ix_((rows >= 0) & (rows < 59), (columns >= 0) & (columns < 79))] = 0
+    scaled = torch.from_numpy(cv2.resize(padding, (size, size)) != 0)
+    scaled = scaled.flip(1) if mirrored else scaled
+    samples = torch.nn.functional.interpolate(scaled[None, None].float(), size=size // 16)
+    assert region.grid_holds_pixels(80, 60, size, mirrored=mirrored) == bool((samples == 0).any())
 
 
 def test_frame_smaller_than_the_region():

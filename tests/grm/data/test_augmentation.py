@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from grm.config import JitterConfig
 from grm.crop import CropRegion, crop_image
 from grm.data.augmentation import (
-    brightened,
     degraded,
     jitter_box,
     mirror_box,
@@ -100,12 +99,6 @@ def test_jitter_spreads_as_configured():
 def test_no_jitter_is_the_box_itself():
     box = np.array([10.0, 20.0, 30.0, 40.0])
     assert jitter_box(box, JitterConfig(scale=0, center=0), np.random.default_rng(0)).tolist() == box.tolist()
-
-
-def test_brightness_is_limited():
-    image = np.array([[[0, 100, 250]]], dtype=np.uint8)
-    assert brightened(image, 1.2).tolist() == [[[0, 120, 255]]]
-    assert brightened(image, 0.8).tolist() == [[[0, 80, 200]]]
 
 
 def test_gray_weighs_red_as_red():

@@ -16,7 +16,7 @@ from grm.errors import DataError
 
 from . import trees
 
-SMALL = {"template": {"size": 16, "factor": 2.0}, "search": {"size": 32, "factor": 4.0}}
+SMALL = {"template": {"size": 64, "factor": 2.0}, "search": {"size": 128, "factor": 4.0}}
 PLAIN = {"grayscale": 0, "flip": 0, "crop_flip": 0, "brightness": 0, "jitter": {"scale": 0, "center": 0}}
 
 
@@ -64,7 +64,7 @@ def same(a, b):
 
 def test_sample(tmp_path):
     sample = mixed(tmp_path)[0]
-    assert sample.template.shape == (3, 16, 16) and sample.search.shape == (3, 32, 32)
+    assert sample.template.shape == (3, 64, 64) and sample.search.shape == (3, 128, 128)
     assert sample.template.dtype == sample.search.dtype == torch.uint8
     assert sample.box.shape == sample.template_box.shape == (4,)
     assert sample.box.dtype == sample.template_box.dtype == torch.float32
@@ -172,21 +172,33 @@ def test_crops_without_a_pixel_are_drawn_again():
         assert pairs[i].search.any() and pairs[i].template.any()
 
 
+def test_crops_whose_samples_are_all_padding_are_drawn_again():
+    """The last sample is in column 112 of 128. Of the late frames columns 114 and more show the frame, the first ones
+    of a mirrored crop.
+    """
+    boxes = np.array([[30.0, 20.0, 16.0, 16.0]] * 30)  # a region of 64 pixels
+    boxes[6:, 0] = -33  # its columns are -57 ... 6 of the frame
+    pairs = pairs_of([Drawn("it", 30, boxes=boxes)], **PLAIN, max_gap=29)
+    mirrored = pairs_of([Drawn("it", 30, boxes=boxes)], **{**PLAIN, "crop_flip": 1}, max_gap=29)
+    assert all(frames_of(pairs[i])[1] < 6 for i in range(20))
+    assert max(frames_of(mirrored[i])[1] for i in range(20)) >= 6
+
+
 def test_labels_without_augmentation():
     """The target is in the middle of both crops: (S - 1) / 2 pixels, and as large as the factors say."""
     sample = pairs_of([Drawn("it")], **PLAIN)[0]
     side = np.ceil(np.sqrt(120) * 4)
-    assert sample.box.tolist() == pytest.approx([31 / 64, 31 / 64, 10 / side, 12 / side], rel=1e-6)
+    assert sample.box.tolist() == pytest.approx([127 / 256, 127 / 256, 10 / side, 12 / side], rel=1e-6)
     side = np.ceil(np.sqrt(120) * 2)
-    assert sample.template_box.tolist() == pytest.approx([15 / 32, 15 / 32, 10 / side, 12 / side], rel=1e-6)
+    assert sample.template_box.tolist() == pytest.approx([63 / 128, 63 / 128, 10 / side, 12 / side], rel=1e-6)
 
 
 def test_only_the_search_region_is_jittered():
     pairs = pairs_of([Drawn("it")], **{**PLAIN, "jitter": {"scale": 0.25, "center": 1.5}})
     samples = [pairs[i] for i in range(20)]
-    assert all(sample.template_box[:2].tolist() == pytest.approx([15 / 32] * 2, rel=1e-6) for sample in samples)
+    assert all(sample.template_box[:2].tolist() == pytest.approx([63 / 128] * 2, rel=1e-6) for sample in samples)
     assert len({tuple(sample.template_box.tolist()) for sample in samples}) == 1
-    moved = torch.stack([sample.box[:2] - 31 / 64 for sample in samples]).abs()
+    moved = torch.stack([sample.box[:2] - 127 / 256 for sample in samples]).abs()
     # Of 1.5 sizes, in a region of 4 of them.
     assert 0.2 < moved.max() <= 1.5 / 4
 
@@ -266,9 +278,10 @@ def test_augmentation_happens_as_often_as_configured(monkeypatch):
     plain, flipped = pairs_of([Drawn("it")], **PLAIN)[0], pairs_of([Drawn("it")], **{**PLAIN, "crop_flip": 1})[0]
     assert torch.equal(plain.search.flip(2), flipped.search) and torch.equal(plain.template.flip(2), flipped.template)
     brighter = pairs_of([BrightSquare()], **{**PLAIN, "brightness": 0.2})
-    peaks = torch.tensor([[float(x.max()) / 150 for x in brighter[i][:2]] for i in range(60)])
-    assert peaks.min() > 0.79 and peaks.max() < 1.21 and peaks.std(0).min() > 0.08
-    assert (peaks[:, 0] - peaks[:, 1]).abs().max() > 0.1
+    factors = torch.stack([brighter[i].brightness for i in range(60)])
+    assert factors.min() > 0.79 and factors.max() < 1.21 and factors.std(0).min() > 0.08
+    assert (factors[:, 0] - factors[:, 1]).abs().max() > 0.1
+    assert (plain.brightness == 1).all()
 
 
 def broken_tree(tmp_path, broken, count=20):

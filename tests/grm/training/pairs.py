@@ -36,6 +36,7 @@ class SquarePairs:
             draw(random, self.search, np.array([cx, cy, w, h]), color),
             torch.tensor([cx, cy, w, h], dtype=torch.float32),
             torch.tensor(center, dtype=torch.float32),
+            torch.ones(2),
             f"squares epoch {self.epoch} index {index}",
         )
 

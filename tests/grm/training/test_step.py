@@ -12,6 +12,7 @@ from grm.errors import NonFiniteError
 from grm.model import GRM
 from grm.training import Processes, TrainingStep
 from grm.training.optimization import learning_rate_factor, make_optimizer
+from grm.training.step import brightened
 from grm.training.stream import Position, Schedule, batches, make_schedule
 
 from .pairs import SquarePairs, training_config
@@ -150,6 +151,27 @@ def test_step_is_what_it_says():
         expected = before[name] * (1 - rate * 1e-4) - rate * gradient / (gradient.abs() + 1e-8)
         # AdamW divides by the gradient, so its rounding counts where that is near the 1e-8.
         torch.testing.assert_close(step.model.get_parameter(name), expected, rtol=1e-5, atol=2e-3 * rate)
+
+
+def test_brightness_is_limited_and_not_rounded():
+    images = torch.tensor([0, 101, 250], dtype=torch.uint8).view(1, 3, 1, 1).repeat(2, 1, 1, 1)
+    bright = brightened(images, torch.tensor([1.25, 0.5]))
+    assert bright.flatten(1).tolist() == [[0, 126.25, 255], [0, 50.5, 125]]
+
+
+def test_each_image_of_a_step_has_its_own_brightness():
+    """Half of an even number is as exact in bytes."""
+    step, batch = make_step(), make_batch()
+    even = batch._replace(template=batch.template & 254, search=batch.search & 254)
+    factors = torch.tensor([[0.5, 1], [1, 0.5], [0.5, 0.5], [1, 1]])
+    template, search = (
+        torch.where(of.view(-1, 1, 1, 1) == 0.5, images // 2, images)
+        for images, of in zip((even.template, even.search), factors.unbind(1), strict=True)
+    )
+    expected, _ = step.losses(even._replace(template=template, search=search), Position(0, 0))
+    got, _ = step.losses(even._replace(brightness=factors), Position(0, 0))
+    unchanged, _ = step.losses(even, Position(0, 0))
+    assert got.total == expected.total != unchanged.total
 
 
 @pytest.mark.parametrize("limit", ["null", 1e-6], ids=["", "limited"])
