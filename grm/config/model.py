@@ -50,6 +50,10 @@ class EncoderConfig(Section):
     attention: AttentionImplementation = "fused"
     #: The backend of the fused operator (see `grm_kernels.category_attention`); null takes the fastest that can serve.
     backend: str | None = None
+    #: With attention: masked, what is added to its softmax (see `grm_kernels.masked_attention`). The published code has
+    #: 1e-6, the paper and this package nothing: where all that a token may see scores far below what it may not, that
+    #: lets blocked values leak in, and fused attention has no place for it.
+    epsilon: float = Field(0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> "EncoderConfig":
@@ -69,6 +73,12 @@ class EncoderConfig(Section):
             raise SectionError("patch", message=f"expected 16 with stem: efficientnet_lite0, got {self.patch}")
         if self.backend is not None and self.attention != "fused":
             raise SectionError("backend", message=f"only attention: fused has one, got attention: {self.attention}")
+        if self.epsilon and self.attention != "masked":
+            raise SectionError(
+                "epsilon",
+                message=f"only attention: masked adds one: it is over all keys, and attention: {self.attention} leaves "
+                "the blocked ones out",
+            )
         return self
 
 
@@ -77,7 +87,8 @@ class DivisionConfig(Section):
 
     #: Table 4: "two_stream" (#1: no token meets the template but in the last layer), "one_stream" (#2: all do), "ts"
     #: (#3: search tokens join S or T), "tsa" (#4: S, A or T), "sa" (#5, GRM: S or A). "ranked" is the prototype of
-    #: appendix C.1, trained by supervision only: the best-scored tokens join T, a band around the boundary A, others S.
+    #: appendix C.1, trained by supervision only, with all tokens A: in inference the best-scored tokens join T, a band
+    #: around the boundary A, others S.
     variant: Variant = "sa"
     #: Layers that divide, counted from 1; null: all but the first (Table 5). In the others all search tokens are A.
     layers: tuple[int, ...] | None = None
@@ -87,14 +98,22 @@ class DivisionConfig(Section):
     hidden: tuple[int, int] = (384, 192)
     #: Appendix C.3: attend by the predicted probabilities, in training and inference, instead of a decision.
     soft: bool = False
+    #: With `soft`: the probabilities are averaged over squares of so many tokens a side, all of which share the mean,
+    #: after the region-level weights that appendix C.3 ends with. It divides the side of the search region in tokens.
+    region: int = Field(1, gt=0)
     #: Training: what a token's category has for a gradient is cut to this over the batch size; null: never, as
     #: published. That gradient grows as exp(score - lse) of pairs that may not meet, so a few tokens of a layer with
     #: sharp attention can outweigh everything else. Not for float16, whose loss is scaled.
     gradient_limit: float | None = Field(None, gt=0)
     #: Inference: a token interacts where P(S) is below this; null: arg-max.
     threshold: float | None = Field(None, gt=0, lt=1)
-    #: Inference: this share of the search tokens interacts, those with the lowest P(S). With "ranked" in training too.
+    #: Inference: this share of the search tokens interacts, those with the lowest P(S); rounded down to whole tokens.
     ratio: float | None = Field(None, ge=0, le=1)
+    #: Layers (counted from 1) with another ratio than that.
+    ratios: dict[int, float] = Field(default_factory=dict)
+    #: "exact": so many tokens interact, no more and no fewer. "minimum", as published: first the threshold, or arg-max,
+    #: decides; then so many are made to interact, whatever it said. With "ranked" the former.
+    ratio_rule: Literal["exact", "minimum"] = "exact"
     #: With "ranked": the share of the search tokens, around the boundary that `ratio` sets, that is shared (A).
     band: float = Field(0.0, ge=0, le=1)
     #: Appendix C.2: dividing layers (counted from 1) whose search tokens are all of the one category given. Their
@@ -113,11 +132,16 @@ class DivisionConfig(Section):
         divides = self.variant not in ("two_stream", "one_stream")
         if not divides and (self.layers or self.fixed):
             raise SectionError("layers", "fixed", message=f"variant {self.variant} divides in no layer")
-        if self.threshold is not None and self.ratio is not None:
-            raise SectionError("threshold", "ratio", message="only one of them can decide, got both")
-        if (self.threshold is not None or self.ratio is not None) and (
-            not divides or self.variant == "tsa" or self.soft
-        ):
+        by_rank = self.ratio is not None or bool(self.ratios)
+        if self.threshold is not None and by_rank and self.ratio_rule == "exact":
+            raise SectionError(
+                "threshold", "ratio", message="only one of them can decide, got both (or set ratio_rule: minimum)"
+            )
+        if wrong := {layer: ratio for layer, ratio in self.ratios.items() if not 0 <= ratio <= 1}:
+            raise SectionError("ratios", message=f"expected numbers from 0 to 1, got {wrong}")
+        if self.ratio_rule == "minimum" and not (by_rank and self.variant != "ranked"):
+            raise SectionError("ratio_rule", message="minimum: expected a ratio, and a variant that decides by itself")
+        if (self.threshold is not None or by_rank) and (not divides or self.variant == "tsa" or self.soft):
             raise SectionError(
                 "threshold", "ratio", message="only a hard division into two has one (variants sa, ts; ratio: ranked)"
             )
@@ -132,7 +156,13 @@ class DivisionConfig(Section):
             )
         if self.soft and self.variant not in ("sa", "ts", "tsa"):
             raise SectionError("soft", message=f"expected variant sa, ts or tsa, got {self.variant}")
+        if self.region > 1 and not self.soft:
+            raise SectionError("region", message="only a soft division is averaged (soft: true)")
         return self
+
+    def of_layer(self, number: int) -> "DivisionConfig":
+        """The same with the ratio that a layer has, counted from 1."""
+        return self.model_copy(update={"ratio": self.ratios.get(number, self.ratio), "ratios": {}})
 
 
 class HeadConfig(Section):
@@ -173,10 +203,17 @@ class ModelConfig(Section):
             raise SectionError(
                 "division.layers", message=f"expected rising numbers from 1 to {depth}, got {list(layers)}"
             )
-        if unknown := sorted(set(self.division.fixed) - set(layers)):
+        for name, numbers in (("fixed", self.division.fixed), ("ratios", self.division.ratios)):
+            if unknown := sorted(set(numbers) - set(layers)):
+                raise SectionError(
+                    f"division.{name}",
+                    message=f"expected layers that divide, of {list(layers)}, got {unknown}",
+                )
+        if self.search_side % self.division.region:
             raise SectionError(
-                "division.fixed",
-                message=f"expected layers that divide, of {list(layers)}, got {unknown}",
+                "division.region",
+                message=f"expected a divisor of the search region's {self.search_side} tokens a side, "
+                f"got {self.division.region}",
             )
         if self.division.soft and self.encoder.attention == "separate":
             raise SectionError(

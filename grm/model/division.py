@@ -44,7 +44,7 @@ class TokenDivision(nn.Module):
         width: of the tokens.
         template_tokens: how many tokens, at the front of the sequence, are the template's.
         search_tokens: how many follow.
-        config: the variant, pooling and decision.
+        config: the variant, pooling and decision, as of `DivisionConfig.of_layer`.
 
     """
 
@@ -66,8 +66,11 @@ class TokenDivision(nn.Module):
         self.columns = columns
         self.pooling = config.pooling
         self.soft = config.soft
+        self.region = config.region
         self.gradient_limit = config.gradient_limit
         self.supervised_only = config.variant == "ranked"
+        #: So many tokens interact at least.
+        self.at_least = int(search_tokens * (config.ratio or 0)) if config.ratio_rule == "minimum" else 0
         # P(S) < t is the same as log P(other) - log P(S) > log((1 - t) / t).
         t = config.threshold or 0.5
         self.register_buffer("margin", torch.tensor(math.log((1 - t) / t)), persistent=False)
@@ -83,9 +86,11 @@ class TokenDivision(nn.Module):
             return Division(self._decide(logits))
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         if self.soft:
-            return Division(None, log_probs, self._policy(log_probs.exp()))
+            return Division(None, log_probs, self._policy(_regional(log_probs.exp(), self.region)))
         if self.supervised_only:
-            return Division(self._decide(logits), log_probs)
+            # Nothing is decided yet: attention is global until the scores mean something.
+            shape = logits.shape[:-1]
+            return Division(torch.full(shape, Category.A, dtype=torch.uint8, device=logits.device), log_probs)
         sample = F.gumbel_softmax(log_probs, tau=1, hard=True)
         policy = self._policy(sample)
         if self.gradient_limit is not None:
@@ -102,9 +107,13 @@ class TokenDivision(nn.Module):
         if len(self.columns) > 2:
             return self.column_categories[logits.argmax(-1)]
         score = logits[..., 1] - logits[..., 0]
-        if self.category_of_rank is None:
+        if self.category_of_rank is None and not self.at_least:
             return torch.where(score > self.margin, self.other, self.separate)
         order = score.argsort(dim=-1, descending=True, stable=True)
+        if self.category_of_rank is None:
+            decided = torch.where(score > self.margin, self.other, self.separate)
+            best = order[:, : self.at_least]
+            return decided.scatter(1, best, self.other.expand_as(best))
         categories = self.category_of_rank.expand_as(order)
         return torch.empty_like(categories, memory_format=torch.contiguous_format).scatter(1, order, categories)
 
@@ -127,9 +136,19 @@ class _LimitedGradient(torch.autograd.Function):
         return gradient.clamp(-ctx.limit, ctx.limit), None
 
 
+def _regional(probabilities: Tensor, region: int) -> Tensor:
+    """Probabilities (B, F^2, C), averaged over squares of so many tokens a side, and given to each of their tokens."""
+    if region == 1:
+        return probabilities
+    side = math.isqrt(probabilities.shape[1])
+    regions = F.avg_pool2d(probabilities.transpose(1, 2).unflatten(2, (side, side)), region)
+    spread = regions.repeat_interleave(region, 2).repeat_interleave(region, 3)
+    return spread.flatten(2).transpose(1, 2)
+
+
 def _category_of_rank(search_tokens: int, config: DivisionConfig) -> Tensor | None:
     """(search_tokens,) uint8: the category of the token with the r-th highest score; None if ranks do not decide."""
-    if config.ratio is None:
+    if config.ratio is None or config.ratio_rule == "minimum":
         return None
     boundary = int(search_tokens * config.ratio)
     half_band = int(search_tokens * config.band / 2)

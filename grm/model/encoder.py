@@ -128,11 +128,12 @@ class Attention(nn.Module):
         self.template_tokens = n_template
         self.implementation = encoder.attention
         self.backend = encoder.backend
+        self.epsilon = encoder.epsilon
         self.qkv = nn.Linear(encoder.width, 3 * encoder.width)
         self.projection = nn.Linear(encoder.width, encoder.width)
         self.division = None
         if number in config.division_layers:
-            self.division = TokenDivision(encoder.width, n_template, n_search, config.division)
+            self.division = TokenDivision(encoder.width, n_template, n_search, config.division.of_layer(number))
         self.fixed = _fixed_category(config, number)
         if self.fixed is not None and self.division is not None:
             self.division.requires_grad_(False)  # kept for its weights only: neither optimised nor waited for
@@ -181,7 +182,8 @@ class Attention(nn.Module):
         if self.fixed is not None:
             return self._attend_fixed(q, k, v)
         if self.implementation == "masked":
-            return masked_attention(q, k, v, one_hot(categories) if policy is None else policy)
+            policy = one_hot(categories) if policy is None else policy
+            return masked_attention(q, k, v, policy, epsilon=self.epsilon)
         if policy is not None:
             raise RuntimeError("separate attention does not train the division: use attention fused or masked to train")
         return separate_attention(q, k, v, categories)

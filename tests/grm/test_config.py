@@ -169,6 +169,14 @@ def test_mistakes_are_explained(override, message):
         (("variant=one_stream", "soft=true"), "soft: expected variant sa, ts or tsa, got one_stream"),
         (("gradient_limit=1", "soft=true"), "only a sampled division has such a gradient"),
         (("gradient_limit=1", "variant=ranked", "ratio=0.5"), "only a sampled division has such a gradient"),
+        (("threshold=0.4", "ratios={3: 0.5}"), "only one of them can decide"),
+        (("variant=tsa", "ratios={3: 0.5}"), "only a hard division into two"),
+        (("ratios={3: 0.5, 4: 1.5}",), "expected numbers from 0 to 1, got {4: 1.5}"),
+        (("ratios={1: 0.5}",), "ratios: expected layers that divide"),
+        (("ratio_rule=minimum",), "minimum: expected a ratio"),
+        (("ratio_rule=minimum", "variant=ranked", "ratio=0.5"), "and a variant that decides by itself"),
+        (("region=2",), "only a soft division is averaged"),
+        (("region=3", "soft=true"), "expected a divisor of the search region's 16 tokens a side, got 3"),
     ],
 )
 def test_what_does_not_go_together(overrides, message):
@@ -180,6 +188,9 @@ def test_attention_must_serve_the_division():
         {}, "model.division.soft=true", "model.encoder.attention=separate"
     )
     assert "only attention: fused has one" in fault({}, "model.encoder.backend=cpu", "model.encoder.attention=masked")
+    for attention in ("fused", "separate"):
+        epsilon = ("model.encoder.epsilon=1e-6", f"model.encoder.attention={attention}")
+        assert f"attention: {attention} leaves the blocked ones out" in fault({}, *epsilon)
     assert "power of two" in fault({}, "model.encoder.stem=convolutions", "model.encoder.patch=12")
 
 

@@ -25,7 +25,9 @@ def predict(state, config, template, search, *, training=False):
         category, policy = divide(normed, n_template, p, config, layer + 1, training)
         categories.append(category)
         policies.append(policy)
-        x = x + linear(attend(normed, policy, p, config), p, "attention.projection")
+        divides = layer + 1 in config.division_layers and layer + 1 not in config.division.fixed
+        epsilon = config.encoder.epsilon if divides else 0
+        x = x + linear(attend(normed, policy, p, config, epsilon), p, "attention.projection")
         x = x + linear(gelu(linear(layer_norm(x, p, "norm2"), p, "mlp.0")), p, "mlp.1")
     features = layer_norm(x, Parameters(state, "encoder."), "norm")[:, n_template:]
 
@@ -70,21 +72,35 @@ def divide(normed, n_template, p, config, number, training):
     columns = {"sa": (S, A), "ts": (S, T), "tsa": (S, A, T), "ranked": (S, T)}[division.variant]
 
     if division.soft:
-        return None, whole_policy(spread(log_p.exp(), columns), n_template)
-    if training and division.variant != "ranked":
+        probability = log_p.exp().clone()
+        side, step = config.search_side, division.region
+        for y in range(0, side, step):
+            for x in range(0, side, step):
+                tokens = [(y + i) * side + x + j for i in range(step) for j in range(step)]
+                probability[:, tokens] = log_p.exp()[:, tokens].mean(dim=1, keepdim=True)
+        return None, whole_policy(spread(probability, columns), n_template)
+    if training and division.variant == "ranked":
+        category = torch.full((b, n_search), A)
+        return category, whole_policy(one_hot(category, normed), n_template)
+    if training:
         sample = F.gumbel_softmax(log_p, tau=1, hard=True)
         policy = spread(sample, columns)
         return policy.argmax(-1), whole_policy(policy, n_template)
-    category = torch.stack([decide(rows, columns, division) for rows in log_p])
+    ratio = division.ratios.get(number, division.ratio)
+    category = torch.stack([decide(rows, columns, division, ratio) for rows in log_p])
     return category, whole_policy(one_hot(category, normed), n_template)
 
 
-def decide(log_p, columns, division):
+def decide(log_p, columns, division, ratio):
     """Categories of one sample's search tokens from their log-probabilities (search tokens, C)."""
     n = len(log_p)
-    if division.ratio is not None:
+    if ratio is not None:
         ranking = sorted(range(n), key=lambda i: (log_p[i, 0] - log_p[i, 1]).item())
-        boundary, half_band = math.floor(n * division.ratio), math.floor(n * division.band / 2)
+        boundary, half_band = math.floor(n * ratio), math.floor(n * division.band / 2)
+        if division.ratio_rule == "minimum":
+            category = decide(log_p, columns, division, None)
+            category[ranking[:boundary]] = columns[1]
+            return category
         category = [S] * n
         for rank, i in enumerate(ranking):
             if division.band and boundary - half_band <= rank < boundary + half_band:
@@ -97,8 +113,8 @@ def decide(log_p, columns, division):
     return torch.tensor([columns[int(row.argmax())] for row in log_p])
 
 
-def attend(normed, policy, p, config):
-    """The paper's Eq. 7 for every head: (B, N, width)."""
+def attend(normed, policy, p, config, epsilon):
+    """The paper's Eq. 7 for every head, with the epsilon of its published code: (B, N, width)."""
     t, s = policy[..., T], policy[..., S]
     mask = 1 - t.unsqueeze(2) * s.unsqueeze(1) - s.unsqueeze(2) * t.unsqueeze(1)
     eye = torch.eye(mask.shape[1], dtype=torch.bool)
@@ -108,8 +124,10 @@ def attend(normed, policy, p, config):
     heads = []
     for h in range(config.encoder.heads):
         part = slice(h * d, (h + 1) * d)
-        weights = mask * torch.exp(q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(d))
-        heads.append(weights / weights.sum(-1, keepdim=True) @ v[..., part])
+        scores = q[..., part] @ k[..., part].transpose(1, 2) / math.sqrt(d)
+        weights = mask * torch.exp(scores - scores.amax(-1, keepdim=True))
+        weights = (weights + epsilon / scores.shape[-1]) / (weights.sum(-1, keepdim=True) + epsilon)
+        heads.append(weights @ v[..., part])
     return torch.cat(heads, dim=-1)
 
 

@@ -19,6 +19,14 @@ INFERENCE = {
     "threshold": ("division.threshold=0.3",),
     "ratio": ("division.ratio=0.3",),
     "all of it": ("division.ratio=1",),
+    "ratios": ("division.ratio=0.3", "division.ratios={2: 0.7, 4: 0}"),
+    "ratio of one layer": ("division.ratios={3: 0.5}",),
+    "minimum": ("division.ratio=0.4", "division.ratio_rule=minimum"),
+    "minimum with a threshold": (
+        "division.ratios={2: 0.9, 3: 0.2}",
+        "division.ratio_rule=minimum",
+        "division.threshold=0.6",
+    ),
     "average": ("division.pooling=average",),
     "layers": ("division.layers=[1, 3]",),
     "two-stream": ("division.variant=two_stream",),
@@ -28,12 +36,20 @@ INFERENCE = {
     "tsa": ("division.variant=tsa",),
     "ranked": ("division.variant=ranked", "division.ratio=0.5"),
     "ranked band": ("division.variant=ranked", "division.ratio=0.5", "division.band=0.3"),
+    "ranked ratios": ("division.variant=ranked", "division.ratio=0.5", "division.ratios={3: 0.2}"),
     "ranked band at the end": ("division.variant=ranked", "division.ratio=0.1", "division.band=0.5"),
     "fixed": ("division.fixed={2: S, 4: A}",),
     "soft": ("division.soft=true",),
     "soft tsa": ("division.soft=true", "division.variant=tsa"),
+    "soft regions": ("division.soft=true", "division.region=2"),
+    "soft, one region": ("division.soft=true", "division.region=4", "division.variant=tsa"),
+    "epsilon": ("encoder.attention=masked", "encoder.epsilon=0.05"),
+    "epsilon, fixed": ("encoder.attention=masked", "encoder.epsilon=0.05", "division.fixed={2: S}"),
 }
-TRAINING = {name: INFERENCE[name] for name in ("grm", "average", "ts", "tsa", "soft", "fixed", "layers", "ranked band")}
+TRAINING = {
+    name: INFERENCE[name]
+    for name in [*"grm average ts tsa soft fixed layers epsilon".split(), "ranked band", "soft regions"]
+}
 
 
 def variants(table):
@@ -103,6 +119,8 @@ def test_layers_of_every_variant_do_what_their_table_says():
     assert found["tsa"][0] == {a}
     assert set.union(*found["tsa"][1:]) == {t, s, a}
     assert found["ranked band"] == [{a}, {t, s, a}, {t, s, a}, {t, s, a}]
+    shares = [(d.categories == t).float().mean().item() for d in predictions["ranked ratios"].divisions]
+    assert shares == [0, 8 / 16, 3 / 16, 8 / 16]
     assert found["layers"] == [{s, a}, {a}, {s, a}, {a}]
     assert found["fixed"] == [{a}, {s}, {s, a}, {a}]
 
@@ -176,6 +194,7 @@ def test_gradients_reach_every_division_module(overrides):
 def test_supervised_only_division_is_trained_by_its_log_probabilities_alone():
     model = small_model(*INFERENCE["ranked band"]).train()
     prediction = model(*images())
+    assert all((d.categories == Category.A).all() and d.policy is None for d in prediction.divisions)
     prediction.score_map.sum().backward(retain_graph=True)
     assert all(p.grad is None for p in division_parameters(model).values())
     sum(d.log_probs[..., 0].sum() for d in prediction.divisions if d.log_probs is not None).backward()

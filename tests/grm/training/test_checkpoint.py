@@ -2,6 +2,7 @@
 
 import errno
 import io
+import json
 import os
 
 import pytest
@@ -115,3 +116,15 @@ def test_only_its_own_run_goes_on():
         check_resumable(checkpoint._replace(config='{"gone": 1}'), training_config(*same), 8)
     with pytest.raises(CheckpointError, match="a step took 8 samples over all processes, now 16"):
         check_resumable(checkpoint, training_config(*same, "training.accumulate=2"), 16)
+
+
+def test_a_checkpoint_of_before_a_key_goes_on_with_its_default():
+    stored = json.loads(training_config().model_dump_json())
+    for key in ("ratios", "ratio_rule", "region"):
+        del stored["model"]["division"][key]
+    del stored["model"]["encoder"]["epsilon"]
+    before = make_checkpoint()._replace(config=json.dumps(stored))
+    check_resumable(before, training_config(), 8)
+    other = training_config("model.encoder.attention=masked", "model.encoder.epsilon=1e-6")
+    with pytest.raises(CheckpointError, match=r"model.encoder.epsilon was 0.0, is 1e-06$"):
+        check_resumable(before, other, 8)
