@@ -10,7 +10,8 @@ import torch
 from benchmarks import machine, record
 from grm.config import SyntheticConfig, load_config
 from grm.data.synthetic import HELD_OUT, synthetic_sequence
-from grm.evaluation.speed import balance_division, compare_dtypes, measure_forms, noise_scene, time_parts
+from grm.evaluation.forms import balance_division
+from grm.evaluation.speed import compare_dtypes, measure_forms, noise_scene, time_parts
 from grm.model import GRM
 
 PRESETS = ("grm_b256", "grm_tiny")

@@ -114,8 +114,8 @@ def timed_attention(form: str, watch: Stopwatch) -> Iterator[None]:
         q, k, v, policy = _Enter.apply(watch, q, k, v, policy)
         return _Leave.apply(watch, attend(q, k, v, categories, policy, **options))
 
-    def masked(q: Tensor, k: Tensor, v: Tensor, policy: Tensor) -> Tensor:
-        return _Leave.apply(watch, attend(*_Enter.apply(watch, q, k, v, policy)))
+    def masked(q: Tensor, k: Tensor, v: Tensor, policy: Tensor, **options) -> Tensor:
+        return _Leave.apply(watch, attend(*_Enter.apply(watch, q, k, v, policy), **options))
 
     def separate(
         q: Tensor, k: Tensor, v: Tensor, categories: Tensor, policy: Tensor | None = None, **options
@@ -177,8 +177,8 @@ def check_agreement(case: Case, form: str, step: TrainingStep, masked: TrainingS
     """
     exact = make_step(replace(case, precision="float32"), "masked", masked.processes)
 
-    def without_policy(q: Tensor, k: Tensor, v: Tensor, policy: Tensor) -> Tensor:
-        return masked_attention(q, k, v, policy.detach())
+    def without_policy(q: Tensor, k: Tensor, v: Tensor, policy: Tensor, **options) -> Tensor:
+        return masked_attention(q, k, v, policy.detach(), **options)
 
     part = _COMPARED[form]
     reference = masked_attention if form == "fused" else without_policy

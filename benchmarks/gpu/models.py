@@ -12,7 +12,8 @@ from benchmarks.gpu.device import Gpu
 from benchmarks.training import Case, Stopwatch, check_agreement, make_batch, make_step, timed_attention
 from grm.boxes import iou
 from grm.config import load_config
-from grm.evaluation.speed import FORMS, balance_division, noise_scene
+from grm.evaluation.forms import FORMS, balance_division
+from grm.evaluation.speed import noise_scene
 from grm.model import GRM, reconfigured
 from grm.tracking import Tracker
 from grm.training import Processes

@@ -29,6 +29,9 @@ from .options import (
     use_threads,
 )
 
+# Columns of a table whose width is asked for: as many as there may be.
+_WIDEST = 200
+
 if TYPE_CHECKING:
     from ..boxes import Boxes
     from ..crop import Image
@@ -49,7 +52,11 @@ def speed(
     share: Annotated[
         float,
         typer.Option(
-            metavar="SHARE", min=0, max=1, help="With new weights: share of S tokens that every layer is brought to."
+            metavar="SHARE",
+            min=0,
+            max=1,
+            help="With new weights: share of S tokens that every layer of every form that divides is brought to; with "
+            "trained ones the other forms are brought to what those decide.",
         ),
     ] = 0.5,
     fix: Annotated[
@@ -61,13 +68,19 @@ def speed(
     cuda_graph: CudaGraph = False,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file for the figures.")] = None,
 ) -> None:
-    """Time the tracker in the forms of the paper's Table 4."""
+    """Time the tracker in the five forms of the paper's Table 4, in turn.
+
+    Its own form three times: fused attention, and the paper's two implementations of it.
+    """
     import numpy as np
     import torch
     from rich.console import Console
     from rich.table import Table
 
-    from ..evaluation.speed import balance_division, compare_dtypes, measure_forms, time_parts
+    from grm_kernels import Category
+
+    from ..evaluation.forms import balance_division, dividing_forms, row_of_table
+    from ..evaluation.speed import compare_dtypes, measure_forms, time_parts
     from ..files import write_text
     from ..media.frames import open_frames
 
@@ -81,21 +94,24 @@ def speed(
     frame, target = _speed_frame(source, box)
     fixed = None if fix is None else fixed_layers(fix, model)
     with placing(source or "noise"):
-        if weights is None and config is not None and division.variant in ("sa", "ts") and division.ratio is None:
+        if weights is None and config is not None and division.ratio is None:
             balance_division(model, frame, target, share)
         speeds = measure_forms(
             model, frame, np.repeat(target[None], targets, 0), device=device, dtype=dtype.dtype,
             compile=compile, cuda_graph=cuda_graph, fixed=fixed, rounds=rounds,
+            others=dividing_forms(model, frame, target, share),
         )  # fmt: skip
     fused = speeds[0]
     where = f"{device}, {torch.get_num_threads()} threads, {dtype.value}, torch {torch.__version__}"
     table = Table(title=f"Milliseconds for a frame of {targets} target(s); {where}", title_justify="left")
-    columns = ("pre", "network", "post", "frames/s", "of fused", "attention", "of fused")
+    columns = ("row", "S", "pre", "network", "post", "frames/s", "of fused", "attention", "of fused")
     for name in ("form", *columns):
-        table.add_column(name, justify="left" if name == "form" else "right")
+        table.add_column(name, justify="left" if name in ("form", "row") else "right", no_wrap=True)
     for s in speeds:
         table.add_row(
             s.form,
+            row_of_table(s.form, division.variant),
+            f"{s.shares[Category.S]:.0%}",
             *(f"{1e3 * seconds:.2f}" for seconds in (s.pre_processing, s.model, s.post_processing)),
             f"{1 / s.total:.1f}",
             f"{s.total / fused.total:.2f}x",
@@ -103,6 +119,8 @@ def speed(
             f"{s.attention / fused.attention:.2f}x",
         )
     console = Console(highlight=False)
+    # A narrow terminal breaks lines; no cell is cut short.
+    console.width = max(console.width, Console(width=_WIDEST).measure(table).maximum)
     console.print(table)
     record = {"machine": platform.machine(), "where": where, "targets": targets, "fixed": fixed}
     record["share_s"] = _share_of_s(model, frame, target)

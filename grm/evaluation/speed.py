@@ -4,33 +4,27 @@ import math
 import statistics
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from grm_kernels.categories import one_hot
+
 from ..boxes import Boxes, iou
-from ..crop import Image, crop_image, crop_region
+from ..crop import Image
 from ..errors import MismatchError
-from ..model import GRM, Division, normalize_images, reconfigured
+from ..model import GRM, Division, reconfigured
 from ..model.division import TokenDivision
 from ..model.encoder import Attention, Layer
 from ..tracking.network import TrackingNetwork
 from ..tracking.tracker import Tracker
+from .forms import FORMS
 
-#: What is compared, as overrides of the model's configuration: three implementations of GRM's attention, and the two
-#: forms without a division (the paper's Table 4, #1 and #2).
-FORMS: dict[str, tuple[str, ...]] = {
-    "fused": (),
-    "masked": ("model.encoder.attention=masked", "model.encoder.backend=null"),
-    "separate": ("model.encoder.attention=separate", "model.encoder.backend=null"),
-    "two-stream": ("model.division={variant: two_stream}",),
-    "one-stream": ("model.division={variant: one_stream}",),
-}
 _SAME_ATTENTION = ("masked", "separate")
 _WARM_UP = 3
 
@@ -49,6 +43,8 @@ class FormSpeed(NamedTuple):
     attention: float
     #: How far the median of `model` may be off: its standard error, by the median absolute deviation.
     model_error: float
+    #: Of T, S and A among the search tokens of all layers in this frame.
+    shares: tuple[float, float, float]
 
     @property
     def total(self) -> float:
@@ -67,63 +63,100 @@ def measure_forms(
     frame: Image,
     box: ArrayLike,
     *,
+    fixed: dict[int, str] | None = None,
+    others: Mapping[str, GRM] | None = None,
+    **options: Any,
+) -> list[FormSpeed]:
+    """Times a tracker in every form of `grm.evaluation.forms.FORMS`, as `measure_models` does.
+
+    Args:
+        model: a hard division, or none.
+        frame: as of `measure_models`.
+        box: as of `measure_models`.
+        fixed: adds a form in which these layers are fixed, see `grm.tracking.calibration.fix_layers`.
+        others: more models, by name, to be timed in the same run.
+        options: as of `measure_models`.
+
+    Returns:
+        One for each form, the others at the end.
+
+    Raises:
+        MismatchError: on the same q, k, v and categories, two implementations of attention differ.
+
+    """
+    model = reconfigured(model, FORMS["fused"])
+    forms = dict(FORMS)
+    if fixed:
+        forms["fused, layers fixed"] = (f"model.division.fixed={fixed}",)
+    models = {form: reconfigured(model, overrides) for form, overrides in forms.items()}
+    return measure_models({**models, **(others or {})}, frame, box, same=_SAME_ATTENTION, **options)
+
+
+def measure_models(
+    models: Mapping[str, GRM],
+    frame: Image,
+    box: ArrayLike,
+    *,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     compile: bool = False,
     cuda_graph: bool = False,
-    fixed: dict[int, str] | None = None,
     rounds: int = 20,
+    same: Sequence[str] = (),
 ) -> list[FormSpeed]:
-    """Times a tracker in every form of `FORMS`, one frame of each in turn, so that all see the same machine.
+    """Times trackers, one frame of each in turn, so that all see the same machine.
 
     Args:
-        model: a hard division into two (variant "sa" or "ts"), or none.
+        models: by the names that the results have.
         frame: (height, width, 3).
         box: (4,) or (M, 4): targets in the frame, where they are also searched for, in every round.
         device: as of `Tracker`.
         dtype: as of `Tracker`.
         compile: as of `Tracker`.
         cuda_graph: as of `Tracker`.
-        fixed: adds a form in which these layers are fixed, see `grm.tracking.calibration.fix_layers`.
-        rounds: frames of each form.
-
-    Returns:
-        One for each form.
+        rounds: frames of each model.
+        same: names of those whose attention is checked to give what the first one's gives.
 
     Raises:
-        MismatchError: on the same q, k, v and categories, two implementations of attention differ.
+        MismatchError: it does not.
 
     """
-    model = reconfigured(model, ("model.encoder.attention=fused",))
-    forms = dict(FORMS)
-    if fixed:
-        forms["fused, layers fixed"] = (f"model.division.fixed={fixed}",)
     trackers, attentions = {}, {}
-    for form, overrides in forms.items():
-        network = TrackingNetwork(reconfigured(model, overrides), device, dtype, compile=compile, cuda_graph=cuda_graph)
-        trackers[form] = Tracker(network)
-        trackers[form].initialize(frame, box)
-        attentions[form] = _attentions_of(trackers[form], network, frame)
-    _check_attentions(attentions)
+    for name, model in models.items():
+        network = TrackingNetwork(model, device, dtype, compile=compile, cuda_graph=cuda_graph)
+        trackers[name] = Tracker(network)
+        trackers[name].initialize(frame, box)
+        attentions[name] = _attentions_of(trackers[name], network, frame)
+    first = next(iter(models))
+    for name in same:
+        _check_attentions(attentions[first], attentions[name], f"{first} and {name}")
 
     seconds: dict[str, list[tuple[float, ...]]] = defaultdict(list)
     for index in range(_WARM_UP + rounds):
-        for form, tracker in trackers.items():
-            times = (*_time_frame(tracker, frame), _time_attention(attentions[form], torch.device(device)))
+        for name, tracker in trackers.items():
+            times = (*_time_frame(tracker, frame), _time_attention(attentions[name], torch.device(device)))
             if index >= _WARM_UP:
-                seconds[form].append(times)
-    columns = {form: list(zip(*times, strict=True)) for form, times in seconds.items()}
+                seconds[name].append(times)
+    columns = {name: list(zip(*times, strict=True)) for name, times in seconds.items()}
     return [
         FormSpeed(
-            form,
+            name,
             pre_processing=statistics.median(pre_processing),
             model=statistics.median(model_seconds),
             post_processing=statistics.median(post_processing),
             attention=statistics.median(attention),
             model_error=_error_of_median(model_seconds),
+            shares=_shares([division for *_, division in attentions[name]]),
         )
-        for form, (pre_processing, model_seconds, post_processing, attention) in columns.items()
+        for name, (pre_processing, model_seconds, post_processing, attention) in columns.items()
     ]
+
+
+def _shares(divisions: Iterable[Division]) -> tuple[float, float, float]:
+    """Of T, S and A among the search tokens of all layers; of a soft division the means of their probabilities."""
+    policies = [one_hot(d.categories) if d.categories is not None else d.policy for d in divisions]
+    t, s, a = torch.stack([policy.float().mean((0, 1)) for policy in policies if policy is not None]).mean(0).tolist()
+    return t, s, a
 
 
 def _error_of_median(values: Sequence[float]) -> float:
@@ -137,38 +170,6 @@ def saving(before: FormSpeed, after: FormSpeed) -> tuple[float, float]:
     """Share of the network's time that one form saves against another, and its standard error."""
     ratio = after.model / before.model
     return 1 - ratio, ratio * math.hypot(before.model_error / before.model, after.model_error / after.model)
-
-
-def balance_division(model: GRM, frame: Image, box: ArrayLike, share: float) -> None:
-    """Shifts the division modules' biases so that in this frame a share of the search tokens is S in every layer.
-
-    New weights divide in no meaningful way; how fast masks and gathered attention are depends on the share. In place.
-
-    Args:
-        model: a hard division into two.
-        frame: (height, width, 3).
-        box: (4,) of the target.
-        share: from 0 to 1.
-
-    """
-
-    def shift(module: TokenDivision, inputs: tuple[Tensor]) -> None:
-        logits = module.logits(inputs[0]).float()
-        score = (logits[..., 1] - logits[..., 0]).flatten().sort().values
-        rank = round(share * (len(score) - 1))
-        # Between two tokens, so that rounding turns none of them over.
-        boundary = (score[rank] + score[min(rank + 1, len(score) - 1)]) / 2
-        module.third.bias.data[1] += module.margin - boundary.to(module.third.bias.dtype)
-
-    modules = [module for module in model.modules() if isinstance(module, TokenDivision)]
-    handles = [module.register_forward_pre_hook(shift) for module in modules]
-    model.eval()
-    try:
-        with torch.no_grad():
-            _run_once(model, frame, box)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def time_parts(model: GRM, frame: Image, box: ArrayLike, *, dtype: torch.dtype, rounds: int = 10) -> dict[str, float]:
@@ -253,14 +254,6 @@ def compare_dtypes(model: GRM, frames: Iterable[Image], box: ArrayLike, dtype: t
     return Agreement(len(overlaps), statistics.fmean(overlaps), statistics.fmean(flips))
 
 
-def _run_once(model: GRM, frame: Image, box: ArrayLike) -> None:
-    crops = []
-    for config in (model.config.template, model.config.search):
-        crop = crop_image(frame, crop_region(np.atleast_2d(box)[0], config.factor), config.size)
-        crops.append(normalize_images(torch.from_numpy(crop).permute(2, 0, 1).unsqueeze(0)))
-    model(*crops)
-
-
 Attended = tuple[Attention, Tensor, Tensor, Tensor, Division]
 
 
@@ -284,16 +277,14 @@ def _attentions_of(tracker: Tracker, network: TrackingNetwork, frame: Image) -> 
 
 
 @torch.inference_mode()
-def _check_attentions(attentions: dict[str, list[Attended]]) -> None:
-    for form in _SAME_ATTENTION:
-        pairs = zip(attentions["fused"], attentions[form], strict=True)
-        for number, ((fused, q, k, v, division), (other, *_)) in enumerate(pairs, start=1):
-            expected, got = other.attend(q, k, v, division).float(), fused.attend(q, k, v, division).float()
-            # Weights and result are rounded to the dtype, in each of the two: a few roundings of the largest value.
-            allowed = 16 * torch.finfo(q.dtype).eps * v.float().abs().max()
-            error = (expected - got).abs().max()
-            if not error <= allowed:
-                raise MismatchError(f"layer {number}: fused and {form} attention differ by {error:.2e} > {allowed:.2e}")
+def _check_attentions(first: list[Attended], other: list[Attended], names: str) -> None:
+    for number, ((one, q, k, v, division), (two, *_)) in enumerate(zip(first, other, strict=True), start=1):
+        expected, got = two.attend(q, k, v, division).float(), one.attend(q, k, v, division).float()
+        # Weights and result are rounded to the dtype, in each of the two: a few roundings of the largest value.
+        allowed = 16 * torch.finfo(q.dtype).eps * v.float().abs().max()
+        error = (expected - got).abs().max()
+        if not error <= allowed:
+            raise MismatchError(f"layer {number}: {names} attention differ by {error:.2e} > {allowed:.2e}")
 
 
 def _time_frame(tracker: Tracker, frame: Image) -> tuple[float, float, float]:

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 
 import cv2
@@ -316,7 +317,16 @@ def test_speed_prints_and_records(grm, weights, folder, tmp_path):
     for text in ("fused, layers fixed", "two-stream", "Where the time goes", "mean IoU"):
         assert text in out
     values = json.loads(record.read_text())
-    assert [form["form"] for form in values["forms"]][:3] == ["fused", "masked", "separate"]
+    names = ["fused", "masked", "separate", "two-stream", "one-stream", "fused, layers fixed", "S or T", "S, T or A"]
+    assert [form["form"] for form in values["forms"]] == names
+    for form, row in (
+        ("fused", "#5"),
+        ("two-stream", "#1"),
+        ("one-stream", "#2"),
+        ("S or T", "#3"),
+        ("S, T or A", "#4"),
+    ):
+        assert re.search(rf"{form} +│ {row} ", out)
     assert values["agreement"]["frames"] == 5
 
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
+from grm.evaluation.forms import FORMS, balance_division, dividing_forms
 from grm.evaluation.speed import (
-    FORMS,
     FormSpeed,
     _error_of_median,
-    balance_division,
     compare_dtypes,
     measure_forms,
+    measure_models,
     saving,
     time_parts,
 )
@@ -89,12 +89,34 @@ def test_fixing_what_never_changes_changes_nothing():
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 0.5, 1])
-def test_balanced_division_has_the_share_asked_for(share):
-    model, frame = small_model(), noise_frames(1)[0]
+@pytest.mark.parametrize(
+    "overrides", [(), ("division.variant=tsa",), ("template_box=true",), ("encoder.backend=cuda",)], ids=str
+)
+def test_balanced_division_has_the_share_asked_for(share, overrides):
+    model, frame = small_model(*overrides), noise_frames(1)[0]
     balance_division(model, frame, BOX, share)
-    shares = shares_of_s(model, frame)
+    shares = shares_of_s(reconfigured(model, ["model.encoder.backend=null"]), frame)
     assert np.abs(shares[1:] - share).max() <= 1 / 16 + 1e-9
     assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize(("variant", "names"), [("sa", {"S or T", "S, T or A"}), ("tsa", {"S or T", "S or A"})])
+def test_the_other_forms_that_divide_have_its_weights_and_its_shares(variant, names):
+    model, frame = small_model(f"division.variant={variant}", "division.fixed={2: S}"), noise_frames(1)[0]
+    balance_division(model, frame, BOX, 0.75)
+    forms = dividing_forms(model, frame, BOX, 0.5)
+    assert set(forms) == names
+    for form in forms.values():
+        # Two tokens of 16 at most: the boundary of one, and the same of the layers before.
+        assert np.abs(shares_of_s(form, frame) - shares_of_s(model, frame)).max() <= 2 / 16
+        shared = {name: tensor for name, tensor in form.state_dict().items() if ".third." not in name}
+        assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in shared.items())
+    three = dividing_forms(small_model(), frame, BOX, 0.5)["S, T or A"]
+    speed = measure_models({"it": three}, frame, BOX, rounds=1)[0]
+    assert min(speed.shares) > 0 and sum(speed.shares) == pytest.approx(1)
+    without = dividing_forms(small_model("division.variant=one_stream"), frame, BOX, 0.25)
+    assert set(without) == {"S or T", "S, T or A", "S or A"}
+    assert np.abs(shares_of_s(without["S or A"], frame)[1:] - 0.25).max() <= 1 / 16
 
 
 def test_every_form_is_timed(monkeypatch):
@@ -110,7 +132,7 @@ def test_every_form_is_timed(monkeypatch):
 
 
 def speed_of(model, error):
-    return FormSpeed("", 0, model, 0, 0, error)
+    return FormSpeed("", 0, model, 0, 0, error, (0, 0.5, 0.5))
 
 
 def test_a_saving_has_its_error():
@@ -153,7 +175,7 @@ def test_wrong_attention_is_not_timed(monkeypatch):
     from grm.model import encoder
 
     right = encoder.masked_attention
-    monkeypatch.setattr(encoder, "masked_attention", lambda *args: right(*args) * 1.001)
+    monkeypatch.setattr(encoder, "masked_attention", lambda *args, **options: right(*args, **options) * 1.001)
     with pytest.raises(RuntimeError, match="fused and masked attention differ"):
         measure_forms(small_model(), noise_frames(1)[0], BOX, rounds=1)
 
