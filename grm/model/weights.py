@@ -29,6 +29,8 @@ FORMAT = "grm-1"
 #: That of the checkpoints of `grm.training`.
 RUN_FORMAT = "grm-training-1"
 
+# In the names of a division module's parameters.
+_DIVISION = ".division."
 # So many names of a kind are listed in an error.
 _LISTED = 20
 
@@ -81,10 +83,15 @@ def load_model(path: str | Path = DEFAULT, overrides: Sequence[str] = ()) -> GRM
     return model.eval()
 
 
-def load_weights(model: GRM, path: str | Path) -> None:
+def load_weights(model: GRM, path: str | Path, *, division: bool = True) -> None:
     """Loads all weights of a model: from a file as of `load_model`, or from a published GRM checkpoint.
 
     A published checkpoint is a pickle, of which only the tensors are read: nothing that it names is imported or called.
+
+    Args:
+        model: of the same sizes as the one whose weights they are.
+        path: of the file.
+        division: whether those of the division modules are loaded too; without, the variants may differ.
 
     Raises:
         WeightsError: none of these, or tensors missing, unexpected, not finite, or of another shape than the model's.
@@ -95,17 +102,28 @@ def load_weights(model: GRM, path: str | Path) -> None:
     else:
         content = read_pickled_checkpoint(path)
         weights = _run_weights(content) or published_weights(content, path)
-    _assign(model, weights, set(model.state_dict()), path)
+    if division:
+        _assign(model, weights, set(model.state_dict()), path)
+        return
+    required = {name for name in model.state_dict() if _DIVISION not in name}
+    _assign(model, {name: tensor for name, tensor in weights.items() if _DIVISION not in name}, required, path)
 
 
-def load_pretrained(model: GRM, source: str) -> None:
-    """Loads what a model begins its training with: see `TrainingConfig.pretrained` for what it may be."""
+def load_pretrained(model: GRM, source: str, *, division: bool = True) -> None:
+    """Loads what a model begins its training with.
+
+    Args:
+        model: to be trained.
+        source: see `TrainingConfig.pretrained` for what it may be.
+        division: as of `load_weights`; the other sources have no division modules.
+
+    """
     if source == EFFICIENTNET_LITE0:
         if not isinstance(model.encoder.stem, EfficientNetStem):
             raise WeightsError(f"{source}: these are weights of a stem that this model does not have")
         load_efficientnet(model.encoder.stem)
     elif source.lower().endswith((".safetensors", ".pth.tar", ".pt")):
-        load_weights(model, source)
+        load_weights(model, source, division=division)
     else:
         load_pretrained_encoder(model, source)
 
@@ -126,7 +144,7 @@ def load_pretrained_encoder(model: GRM, path: str | Path) -> None:
         for name, crop in (("template", config.template), ("search", config.search))
     }
     tensors = read_vision_transformer(path, grids)
-    required = {name for name in model.state_dict() if name.startswith("encoder.") and ".division." not in name}
+    required = {name for name in model.state_dict() if name.startswith("encoder.") and _DIVISION not in name}
     _assign(model, tensors, required, path)
 
 

@@ -17,7 +17,16 @@ from ..model.weights import RUN_FORMAT as FORMAT
 #: what the weights become.
 FREE_KEYS = frozenset(
     f"training.{key}"
-    for key in ("workers", "threads", "compile", "pretrained", "evaluate_every", "checkpoint_every", "log_every")
+    for key in (
+        "workers",
+        "threads",
+        "compile",
+        "pretrained",
+        "new_division",
+        "evaluate_every",
+        "checkpoint_every",
+        "log_every",
+    )
 ) | {"data.root", "data.failures", "data.failure_share"}
 
 

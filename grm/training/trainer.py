@@ -138,7 +138,7 @@ class Trainer:
         torch.manual_seed(training.seed)
         model = GRM(self.config.model)
         if training.pretrained and not checkpoint:
-            load_pretrained(model, training.pretrained)
+            load_pretrained(model, training.pretrained, division=not training.new_division)
         self._step = TrainingStep(model, self.config, self.processes)
         if checkpoint:
             try:

@@ -26,6 +26,20 @@ def assert_same_state(actual, expected):
 # --- our own files ---
 
 
+@pytest.mark.parametrize("variant", ["tsa", "one_stream", "ts"])
+def test_all_but_the_division_fits_a_model_of_another_variant(tmp_path, variant):
+    path = tmp_path / "sa.safetensors"
+    save_weights(small_model(), path)
+    model = small_model(f"division.variant={variant}", seed=7)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    load_weights(model, path, division=False)
+    saved = small_model().state_dict()
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, (before if ".division." in name else saved)[name]), name
+    with pytest.raises(WeightsError, match=r"of another shape: encoder\.layers"):
+        load_weights(small_model("encoder.width=64"), path, division=False)
+
+
 def test_round_trip_keeps_weights_and_configuration(tmp_path):
     model = small_model("division.threshold=0.3")
     save_weights(model, tmp_path / "model.safetensors", {"epoch": "7"})

@@ -287,6 +287,11 @@ def test_pretrained_weights(tmp_path):
     make_trainer(tmp_path / "second", f"training.pretrained={path}", *rate).run()
     after = weights_of(tmp_path / "second")
     assert all(torch.allclose(after[n], w) for n, w in trained.items() if "norm.running" not in n and "num_" not in n)
+    make_trainer(tmp_path / "anew", f"training.pretrained={path}", "training.new_division=true", *rate).run()
+    anew = weights_of(tmp_path / "anew")
+    new = [n for n, w in trained.items() if ".division." in n and n.endswith("weight") and not w.allclose(anew[n])]
+    assert len(new) == 3 * len([n for n in trained if n.endswith("division.first.weight")]) > 0
+    assert all(torch.allclose(anew[n], w) for n, w in trained.items() if n.endswith(("qkv.weight", "offset.4.weight")))
     with pytest.raises(OSError, match=r"missing\.pth"):
         make_trainer(tmp_path / "third", "training.pretrained=missing.pth").run()
     assert not (tmp_path / "third").exists()
