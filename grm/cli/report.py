@@ -10,6 +10,9 @@ from ..errors import ConfigError
 from .evaluate import Names, ProtocolName
 from .options import check_outputs, tell
 
+# No table is asked to be narrower.
+_WIDEST = 10_000
+
 if TYPE_CHECKING:
     from ..evaluation.report import Comparison, Entry
 
@@ -71,7 +74,7 @@ def report(
     for comparison in compared:
         print_table(comparison)
         if by_sequence:
-            _print(*sequence_cells(comparison, by_sequence))
+            print_rows(*sequence_cells(comparison, by_sequence))
     if markdown is not None:
         write_text(markdown, markdown_text(compared))
     if csv is not None:
@@ -109,14 +112,15 @@ def print_table(comparison: "Comparison") -> None:
     """Prints the table of a comparison, and what is to be known of it."""
     from ..evaluation.rendering import attribute_cells, cells, header, notes, title
 
-    _print(header(comparison), cells(comparison), title(comparison))
+    print_rows(header(comparison), cells(comparison), title(comparison))
     if comparison.attributes:
-        _print(*attribute_cells(comparison))
+        print_rows(*attribute_cells(comparison))
     for note in notes(comparison):
         tell(note)
 
 
-def _print(headings: list[str], rows: list[list[str]], title: str | None = None) -> None:
+def print_rows(headings: list[str], rows: list[list[str]], title: str | None = None) -> None:
+    """Prints a table: its first column to the left, all others to the right, no cell cut short."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -128,7 +132,7 @@ def _print(headings: list[str], rows: list[list[str]], title: str | None = None)
         table.add_row(*map(Text, row))
     console = Console(highlight=False)
     # A narrow terminal breaks lines; no cell is cut short.
-    console.width = max(console.width, console.measure(table).maximum)
+    console.width = max(console.width, Console(width=_WIDEST).measure(table).maximum)
     console.print(table)
 
 

@@ -29,9 +29,6 @@ from .options import (
     use_threads,
 )
 
-# Columns of a table whose width is asked for: as many as there may be.
-_WIDEST = 200
-
 if TYPE_CHECKING:
     from ..boxes import Boxes
     from ..crop import Image
@@ -75,7 +72,6 @@ def speed(
     import numpy as np
     import torch
     from rich.console import Console
-    from rich.table import Table
 
     from grm_kernels import Category
 
@@ -83,6 +79,7 @@ def speed(
     from ..evaluation.speed import compare_dtypes, measure_forms, time_parts
     from ..files import write_text
     from ..media.frames import open_frames
+    from .report import print_rows
 
     check_outputs([output], source, weights)
     use_threads(threads)
@@ -103,12 +100,10 @@ def speed(
         )  # fmt: skip
     fused = speeds[0]
     where = f"{device}, {torch.get_num_threads()} threads, {dtype.value}, torch {torch.__version__}"
-    table = Table(title=f"Milliseconds for a frame of {targets} target(s); {where}", title_justify="left")
-    columns = ("row", "S", "pre", "network", "post", "frames/s", "of fused", "attention", "of fused")
-    for name in ("form", *columns):
-        table.add_column(name, justify="left" if name in ("form", "row") else "right", no_wrap=True)
-    for s in speeds:
-        table.add_row(
+    title = f"Milliseconds for a frame of {targets} target(s); {where}"
+    headings = ["form", "row", "S", "pre", "network", "post", "frames/s", "of fused", "attention", "of fused"]
+    lines = [
+        [
             s.form,
             row_of_table(s.form, division.variant),
             f"{s.shares[Category.S]:.0%}",
@@ -117,11 +112,11 @@ def speed(
             f"{s.total / fused.total:.2f}x",
             f"{1e3 * s.attention:.2f}",
             f"{s.attention / fused.attention:.2f}x",
-        )
+        ]
+        for s in speeds
+    ]
+    print_rows(headings, lines, title)
     console = Console(highlight=False)
-    # A narrow terminal breaks lines; no cell is cut short.
-    console.width = max(console.width, Console(width=_WIDEST).measure(table).maximum)
-    console.print(table)
     record = {"machine": platform.machine(), "where": where, "targets": targets, "fixed": fixed}
     record["share_s"] = _share_of_s(model, frame, target)
     record["forms"] = [{**s._asdict(), "total": s.total} for s in speeds]

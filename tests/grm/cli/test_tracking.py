@@ -326,7 +326,7 @@ def test_speed_prints_and_records(grm, weights, folder, tmp_path):
         ("S or T", "#3"),
         ("S, T or A", "#4"),
     ):
-        assert re.search(rf"{form} +│ {row} ", out)
+        assert re.search(rf"{form} +{row} ", out)
     assert values["agreement"]["frames"] == 5
 
 
