@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GrmError, printable
-from . import data, evaluate, inspect, report, speed, track, train
+from . import ablate, data, evaluate, inspect, report, speed, track, train
 from .signals import stop_as_ctrl_c
 
 app = typer.Typer(
@@ -27,6 +27,7 @@ app.command(epilog="Example: grm train synthetic_tiny --set training.epochs=4 --
 app.command(epilog="Example: grm evaluate lasot --root data/lasot --processes 4")(evaluate.evaluate)
 app.command(epilog="Example: grm report results/lasot/* theirs=raw/transt --html report.html")(report.report)
 app.command(epilog="Example: grm submit results/got10k-test/tiny-1234abcd got10k.zip")(report.submit)
+app.command(epilog="Example: grm ablate table4 --budget small")(ablate.ablate)
 app.add_typer(data.app, name="data")
 
 

@@ -17,6 +17,7 @@ PACKAGE = Path(grm.__file__).parent
 #: From the top. A module imports its own floor and those below.
 FLOORS = (
     ("cli",),
+    ("ablation",),
     ("training",),
     ("evaluation",),
     ("data",),
