@@ -12,7 +12,10 @@ DatasetKind = Literal["lasot", "trackingnet", "got10k", "coco", "folder", "regio
 Range = tuple[float, float]
 
 # Of the ranges of synthetic video, in their unit: those of a few keys, and of all others.
-_LARGEST = {"camera": 4, "distractors": 100, "passers": 100, "occlusions": 100}
+_LARGEST = {
+    "camera": 4, "distractors": 100, "passers": 100, "occlusions": 100, "absences": 100, "blackouts": 100,
+    "quality": 100,
+}  # fmt: skip
 _LARGEST_ELSE = 1000
 
 
@@ -112,6 +115,16 @@ class SyntheticConfig(Section):
     softness: Range = (0.0, 2.5)
     #: Deviation of the noise of pixels, of 255.
     noise: Range = (0.0, 8.0)
+    #: How often the target leaves the frame over an edge and comes back over it; the frames that it is away.
+    absences: tuple[int, int] = (0, 0)
+    absence_frames: Range = (8, 24)
+    #: Share of the frames that are lost, never the first: time goes on, and the sequence has so many fewer.
+    dropped: float = Field(0.0, ge=0, lt=1)
+    #: How often the picture is black, never in the first frame, and for how many frames.
+    blackouts: tuple[int, int] = (0, 0)
+    blackout_frames: Range = (2, 8)
+    #: Quality of the JPEG that a frame comes through, from 1 to 100; null: it comes as it is.
+    quality: Range | None = None
 
     @model_validator(mode="after")
     def _check(self) -> "SyntheticConfig":
@@ -124,8 +137,10 @@ class SyntheticConfig(Section):
                 raise SectionError(name, message=f"expected the smaller number first, got {list(value)}")
         if self.size[0] < 1 or not 0.01 <= self.aspect[0] <= self.aspect[1] <= 100:
             raise SectionError("size", "aspect", message="expected a size from 1 and an aspect from 0.01 to 100")
-        if self.occlusion_frames[0] < 1:
-            raise SectionError("occlusion_frames", message=f"expected 1 or more, got {list(self.occlusion_frames)}")
+        for name in ("occlusion_frames", "absence_frames", "blackout_frames", "quality"):
+            ends = getattr(self, name)
+            if ends is not None and ends[0] < 1:
+                raise SectionError(name, message=f"expected 1 or more, got {list(ends)}")
         for share, folder in (("photographic", "photographs"), ("cutout", "cutouts")):
             if getattr(self, share) and getattr(self, folder) is None:
                 raise SectionError(share, message=f"needs a folder of {folder}, got null")

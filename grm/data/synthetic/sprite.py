@@ -38,6 +38,10 @@ class Motion(NamedTuple):
     bend: Array
     waves: Array
 
+    def reach(self) -> Array:
+        """(N,) no part of the object is further from its centre than this, in pixels."""
+        return np.hypot(*(self.half.T * (1 + self.bend[:, None])))
+
 
 class Sprite:
     """A shape with a texture, moving."""
@@ -77,10 +81,6 @@ class Sprite:
         x, y = self.outline(frames)
         left, top = x.min(axis=1), y.min(axis=1)
         return np.stack([left, top, x.max(axis=1) - left, y.max(axis=1) - top], axis=-1)
-
-    def reach(self) -> Array:
-        """(N,) no part of it is further from its centre than this, in pixels."""
-        return np.hypot(*(self.motion.half.T * (1 + self.motion.bend[:, None])))
 
     def covers(self, x: Array, y: Array, frames: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(n, P) which points, x and y (n, P) in pixels, lie within the outline in n frames."""

@@ -13,6 +13,7 @@ from ..augmentation import random_colors
 from ..sequence import Sequences
 from .cutout import Cutout, cutouts
 from .effects import Effects
+from .faults import Faults
 from .looks import (
     SCENE_HEIGHT,
     SCENE_WIDTH,
@@ -60,13 +61,16 @@ class SyntheticSequence:
         source = Source(seed // HELD_OUT, config.photographs)
         self._camera = _Camera(rng, config, source)
         self._effects = Effects(rng, config)
+        self._faults = Faults(seed, config)
         size = np.exp(rng.uniform(*np.log(config.size)))
         half = 0.5 * size * np.exp(rng.uniform(*np.log(config.aspect)) * np.array([0.5, -0.5]))
         speed, margin = rng.uniform(*config.speed) * size, rng.uniform(*config.margin) * size
         objects = _Cutouts(rng, config) if config.cutout and rng.random() < config.cutout else _Painted(rng, source)
         half = objects.fit(half)
+        # What keeps near the target, or hides it, stays where it would have been without its absences.
         center = _paths(rng, config, 1, margin, speed)[0]
-        self.target = objects.target(_motion(rng, config, center, half))
+        motion = _motion(rng, config, center, half)
+        self.target = objects.target(motion._replace(center=self._faults.leaving(center, motion.reach().max())))
 
         passers, alike = _whole(rng, config.passers), _whole(rng, config.distractors)
         paths = _paths(rng, config, passers + alike, margin, speed)
@@ -88,12 +92,12 @@ class SyntheticSequence:
         self._behind = behind + [sprite for sprite, on in zip(front, starts_on, strict=True) if on]
 
     def __len__(self) -> int:
-        return self.config.frames
+        return len(self._faults.kept)
 
     @cached_property
     def boxes(self) -> Boxes:
         """(N, 4) NaN where the target is outside of the frame."""
-        whole = self.target.boxes(np.arange(len(self)))
+        whole = self.target.boxes(self._faults.kept)
         limit = np.array([self.config.width, self.config.height], dtype=np.float64)
         low, high = np.clip(whole[:, :2], 0, limit), np.clip(whole[:, :2] + whole[:, 2:], 0, limit)
         boxes = np.concatenate([low, high - low], axis=-1)
@@ -103,20 +107,19 @@ class SyntheticSequence:
     @cached_property
     def other_boxes(self) -> Boxes:
         """(M, N, 4) tight boxes of the M objects that are not the target, wherever they are."""
-        frames = np.arange(len(self))
-        boxes = [sprite.boxes(frames) for sprite in (*self._behind, *self._front)]
+        boxes = [sprite.boxes(self._faults.kept) for sprite in (*self._behind, *self._front)]
         return np.stack(boxes) if boxes else np.empty((0, len(self), 4))
 
     @cached_property
     def shown(self) -> Array:
-        """(N,) share of the target's area that is inside the frame and behind nothing."""
-        x, y = self.target.inside(np.arange(len(self)))
+        """(N,) share of the target's area that is inside the frame and behind nothing; 0 where the picture is black."""
+        x, y = self.target.inside(np.arange(self.config.frames))
         shown = (x >= 0) & (x < self.config.width) & (y >= 0) & (y < self.config.height)
         for sprite in self._front:
             distance = np.hypot(*(sprite.motion.center - self.target.motion.center).T)
-            near = np.flatnonzero(distance < sprite.reach() + self.target.reach())
+            near = np.flatnonzero(distance < sprite.motion.reach() + self.target.motion.reach())
             shown[near] &= ~sprite.covers(x[near], y[near], near)
-        return shown @ self.target.shape.shares
+        return ((shown @ self.target.shape.shares) * ~self._faults.black)[self._faults.kept]
 
     @cached_property
     def visible(self) -> NDArray[np.bool_]:
@@ -127,10 +130,11 @@ class SyntheticSequence:
         """Frame `index`: (height, width, 3) uint8, RGB."""
         if not 0 <= index < len(self):
             raise IndexError(f"{self.name}: expected a frame from 0 to {len(self) - 1}, got {index}")
+        index = int(self._faults.kept[index])
         canvas = self._camera.background(index)
         for sprite in (*self._behind, self.target, *self._front):
             sprite.draw(canvas, index)
-        return self._effects.apply(canvas, index)
+        return self._faults.apply(self._effects.apply(canvas, index), index)
 
 
 class _Painted:

@@ -306,6 +306,7 @@ def test_pairs_of_synthetic_video():
         ("data.synthetic.camera=[-1, 0, 0]", "camera: expected numbers from 0 to 4, got"),
         ("data.synthetic.size=[0, 20]", "data.synthetic.size, data.synthetic.aspect: expected a size from 1"),
         ("data.synthetic.frames=10", "data.synthetic.frames: input should be greater than or equal to 20, got 10"),
+        ("data.synthetic.quality=[0, 50]", "data.synthetic.quality: expected 1 or more, got"),
         ("data.synthetic.nois=[0, 1]", "data.synthetic.nois: unknown key, did you mean 'noise'"),
     ],
 )
@@ -378,3 +379,56 @@ def test_folders_start_at_the_root(tmp_path):
     values["synthetic"]["cutouts"] = "elsewhere"
     with pytest.raises(DataError, match=f"it: missing: {tmp_path}/elsewhere"):
         training_pairs(parse_config({"data": values}), 0)
+
+
+def test_absences_leave_all_else_as_it_is():
+    """The target is out of the frame for some time and comes back; what is not behind it is the same."""
+    away = CONFIG.model_copy(update={"absences": (1, 1), "absence_frames": (10, 12)})
+    for seed in range(6):
+        sequence, before = synthetic_sequence(away, seed), synthetic_sequence(CONFIG, seed)
+        absent = np.isnan(sequence.boxes).any(-1)
+        assert not sequence.visible[absent].any() and np.isnan(sequence.boxes[absent]).all()
+        edges = np.flatnonzero(np.diff(absent.astype(int)))
+        assert len(edges) == 2 and 10 <= edges[1] - edges[0] < 12 + 2 * 8
+        assert np.array_equal(sequence.frame(0), before.frame(0)) and np.array_equal(sequence.boxes[0], before.boxes[0])
+        assert np.array_equal(sequence.other_boxes, before.other_boxes)
+        frame = int(edges.mean())
+        assert (opacity(sequence.target, frame)[100:-100, 100:-100] == 0).all()
+        hidden = opacity(before.target, frame)[100:-100, 100:-100]
+        same = (sequence.frame(frame) == before.frame(frame)).all(-1)
+        # Blur carries what is in a pixel to its neighbours.
+        assert same[cv2.dilate(hidden, np.ones((33, 33))) == 0].all() and (hidden.sum() == 0 or not same.all())
+
+
+def test_dropped_frames():
+    dropping = CONFIG.model_copy(update={"dropped": 0.4})
+    lengths = []
+    for seed in range(8):
+        sequence, before = synthetic_sequence(dropping, seed), synthetic_sequence(CONFIG, seed)
+        kept = [np.flatnonzero((before.boxes == box).all(-1)).tolist() for box in sequence.boxes]
+        kept = [frame[0] for frame in kept if frame]
+        assert kept[0] == 0 and kept == sorted(kept)
+        assert len(sequence) == len(sequence.visible) == len(sequence.boxes) == len(sequence.shown)
+        assert np.array_equal(sequence.frame(len(sequence) - 1), before.frame(sequence._faults.kept[-1]))
+        lengths.append(len(sequence))
+    # Of a binomial distribution: 8 x 79 frames, each lost with probability 0.4.
+    assert abs(8 * 80 - sum(lengths) - 8 * 79 * 0.4) < 4 * np.sqrt(8 * 79 * 0.4 * 0.6)
+
+
+def test_black_frames():
+    sequence = synthetic_sequence(CONFIG.model_copy(update={"blackouts": (3, 3)}), 5)
+    black = [not sequence.frame(i).any() for i in range(len(sequence))]
+    assert not black[0] and 4 <= sum(black) <= 24
+    assert not sequence.visible[black].any() and np.isfinite(sequence.boxes[black]).any()
+    assert not sequence.shown[black].any()
+
+
+def test_compression():
+    """The lower the quality, the further from the picture; the best one halves the colours' resolution, no more."""
+
+    def error(quality):
+        sequence = synthetic_sequence(CONFIG.model_copy(update={"quality": (quality, quality)}), 5)
+        return np.abs(sequence.frame(3).astype(int) - synthetic_sequence(CONFIG, 5).frame(3)).mean()
+
+    errors = [error(quality) for quality in (100, 50, 10, 2)]
+    assert errors == sorted(errors) and errors[0] < 4 and errors[3] > 2 * errors[1]
