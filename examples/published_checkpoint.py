@@ -30,7 +30,7 @@ def main(checkpoint: str, config: str = "grm_b256", output: str = "converted.saf
     tracker = grm.Tracker(model)
     tracker.initialize(clip.frame(0), clip.boxes[0])
     for index in range(1, 4):
-        box, score, division, _ = tracker.track(clip.frame(index))
+        box, score, division, *_ = tracker.track(clip.frame(index))
         shares = np.bincount(division[-1].flatten(), minlength=3) / division[-1].size
         told = ", ".join(f"{share:.0%} {name}" for name, share in zip(CATEGORIES, shares, strict=True) if share)
         print(f"frame {index}: x, y, w, h = {np.round(box, 1).tolist()}, score {score:.2f}, last layer {told}")

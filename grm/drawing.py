@@ -26,12 +26,22 @@ COLORS = (
 # Of the brightness of a token that is kept away from the template.
 _DARK = 0.3
 _FARTHEST = 2**15 - 1
+# Parts of a side with broken lines.
+_DASHES = 7
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LABEL_HEIGHT = 18
 
 
-def draw_boxes(frame: Image, boxes: Boxes, labels: Sequence[str]) -> Image:
-    """A copy of a frame with boxes (M, 4) and a label at each."""
+def draw_boxes(frame: Image, boxes: Boxes, labels: Sequence[str], dashed: Sequence[bool] | None = None) -> Image:
+    """A copy of a frame with boxes and a label at each.
+
+    Args:
+        frame: (height, width, 3).
+        boxes: (M, 4).
+        labels: one for each box.
+        dashed: which of them have broken lines; None: none.
+
+    """
     drawn = frame.copy()
     thickness = max(2, round(max(frame.shape) / 480))
     size = max(0.4, max(frame.shape) / 1600)
@@ -40,7 +50,10 @@ def draw_boxes(frame: Image, boxes: Boxes, labels: Sequence[str]) -> Image:
         # Far outside of a frame as OpenCV can draw.
         x1, y1, x2, y2 = np.clip(np.round([x, y, x + width, y + height]), -_FARTHEST, _FARTHEST).astype(int).tolist()
         corner, opposite = (x1, y1), (x2, y2)
-        cv2.rectangle(drawn, corner, opposite, color, thickness, cv2.LINE_AA)
+        if dashed is not None and dashed[i]:
+            _dashed_rectangle(drawn, corner, opposite, color, thickness)
+        else:
+            cv2.rectangle(drawn, corner, opposite, color, thickness, cv2.LINE_AA)
         (_, text_height), _ = cv2.getTextSize(label, _FONT, size, 1)
         above = corner[1] - 4
         below = corner[1] + text_height + thickness + 4
@@ -48,6 +61,19 @@ def draw_boxes(frame: Image, boxes: Boxes, labels: Sequence[str]) -> Image:
         cv2.putText(drawn, label, position, _FONT, size, (0, 0, 0), 3, cv2.LINE_AA)
         cv2.putText(drawn, label, position, _FONT, size, color, 1, cv2.LINE_AA)
     return drawn
+
+
+def _dashed_rectangle(
+    drawn: Image, corner: tuple[int, int], opposite: tuple[int, int], color: tuple[int, int, int], thickness: int
+) -> None:
+    """Each side in seven parts, every second one drawn, so that all corners are."""
+    (x1, y1), (x2, y2) = corner, opposite
+    for k in range(0, _DASHES, 2):
+        (xa, xb), (ya, yb) = ([a + round(j * (b - a) / _DASHES) for j in (k, k + 1)] for a, b in ((x1, x2), (y1, y2)))
+        for y in (y1, y2):
+            cv2.line(drawn, (xa, y), (xb, y), color, thickness, cv2.LINE_AA)
+        for x in (x1, x2):
+            cv2.line(drawn, (x, ya), (x, yb), color, thickness, cv2.LINE_AA)
 
 
 def darken_separate(crop: Image, division: NDArray[np.uint8]) -> Image:

@@ -1,4 +1,8 @@
-"""`grm report`: trackers compared over benchmarks. `grm submit`: results for the servers that keep the truth."""
+"""The commands that read results.
+
+`grm report` compares trackers over benchmarks, `grm bounds` finds what a score means, and `grm submit` writes what the
+servers take that keep the truth.
+"""
 
 from functools import partial
 from pathlib import Path
@@ -8,7 +12,7 @@ import typer
 
 from ..errors import ConfigError
 from .evaluate import Names, ProtocolName
-from .options import check_outputs, tell
+from .options import Weights, check_outputs, load, tell
 
 # No table is asked to be narrower.
 _WIDEST = 10_000
@@ -106,6 +110,42 @@ def submit(
     sequences = open_results_benchmark(entry.benchmark, [entry.results], root, None, whole=True)
     count = write_submission(entry.benchmark, entry.results, sequences, output)
     tell(f"{output}: {count} sequences of {entry.benchmark}")
+
+
+def bounds(
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULTS...", help="Folders of grm evaluate, made with these weights.")
+    ],
+    weights: Weights = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The weights to write, with the bounds: .safetensors.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The data set; default: where grm evaluate found it.")
+    ] = None,
+) -> None:
+    """Measure from which score on a target is held, and below which it is lost.
+
+    The results should be of video in which the target is out of sight at times. Weights that keep the bounds say held,
+    uncertain or lost in grm track and in Python.
+    """
+    from ..evaluation.bounds import measure_bounds
+    from ..evaluation.presence import presence_text
+    from ..evaluation.report import open_results_benchmark, parse_entries
+    from ..model import reconfigure_weights
+    from ..weights import DEFAULT
+
+    check_outputs([output], weights)
+    if output is not None and output.suffix.lower() != ".safetensors":
+        raise ConfigError(f"{output}: expected a .safetensors file to write")
+    entries = [parse_entries([str(folder)], None)[0] for folder in results]
+    runs = [(entry, open_results_benchmark(entry.benchmark, [entry.results], root, None)) for entry in entries]
+    found = measure_bounds(load(weights, None, None), runs)
+    print(presence_text(weights or DEFAULT, found))
+    if output is not None:
+        keys = f"{{lost_below: {found.low:.3f}, held_from: {found.high:.3f}}}"
+        reconfigure_weights(weights or DEFAULT, output, [f"model.certainty={keys}"])
+        tell(f"{output}: weights with these bounds")
 
 
 def print_table(comparison: "Comparison") -> None:

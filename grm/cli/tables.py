@@ -11,6 +11,7 @@ from ..files import Unfinished, naming
 if TYPE_CHECKING:
     from ..boxes import Boxes
     from ..media.frames import Frame
+    from ..tracking import Track
 
 
 class BoxTable(ABC):
@@ -41,56 +42,61 @@ class BoxTable(ABC):
         if kind is None:
             self._place.finish()
 
-    def write(self, frame: "Frame", boxes: "Boxes", scores: list[float] | None) -> None:
+    def write(self, frame: "Frame", boxes: "Boxes", found: "Track | None") -> None:
         """Adds what was found in a frame.
 
         Args:
             frame: that it was found in.
-            boxes: (M, 4) of the targets.
-            scores: of the targets; None in the frame in which the boxes were given.
+            boxes: (M, 4) that were given.
+            found: of the M targets; None in the frame in which the boxes were given.
 
         """
         with naming(self.path):
-            self.add(frame, boxes, scores)
+            if found is None:
+                self.add(frame, boxes, [None] * len(boxes), [""] * len(boxes))
+            else:
+                self.add(frame, found.box, found.score.tolist(), found.state.tolist())
 
     @abstractmethod
-    def add(self, frame: "Frame", boxes: "Boxes", scores: list[float] | None) -> None:
-        """Writes a frame."""
+    def add(self, frame: "Frame", boxes: "Boxes", scores: list[float | None], states: list[str]) -> None:
+        """Writes a frame: boxes (M, 4), scores and states of the targets; None and "" where there are none."""
 
 
 class CsvTable(BoxTable):
-    """A line for each frame and target: frame, target, x, y, w, h, score, time in seconds, file.
+    """A line for each frame and target: frame, target, x, y, w, h, score, time in seconds, file, state.
 
-    Both are counted from 0. The score is empty where the box was given.
+    Both are counted from 0. The score is empty where the box was given; so is the state (held, uncertain, lost), and
+    also where the weights do not say what a score means.
     """
 
-    first = "frame,target,x,y,w,h,score,time,file\r\n"
+    first = "frame,target,x,y,w,h,score,time,file,state\r\n"
 
-    def add(self, frame: "Frame", boxes: "Boxes", scores: list[float] | None) -> None:
+    def add(self, frame: "Frame", boxes: "Boxes", scores: list[float | None], states: list[str]) -> None:
         writer = csv.writer(self._file)
-        for target, box in enumerate(boxes):
-            score = "" if scores is None else f"{scores[target]:.4f}"
+        for target, (box, score, state) in enumerate(zip(boxes, scores, states, strict=True)):
             numbers = [f"{value:.3f}" for value in box]
-            writer.writerow([frame.number, target, *numbers, score, f"{frame.time:.6f}", frame.file])
+            numbers += ["" if score is None else f"{score:.4f}", f"{frame.time:.6f}"]
+            writer.writerow([frame.number, target, *numbers, frame.file, state])
 
 
 class JsonTable(BoxTable):
-    """{"frames": [{"frame", "time", "file", "targets": [{"target", "box": [x, y, w, h], "score"}]}]}, as of `CsvTable`.
+    """{"frames": [{"frame", "time", "file", "targets": [{"target", "box": [x, y, w, h], "score", "state"}]}]}.
 
-    The score is null where the box was given.
+    All as of `CsvTable`, null where it is empty there.
     """
 
     first, last = '{"frames": [', "\n]}\n"
     _separator = "\n"
 
-    def add(self, frame: "Frame", boxes: "Boxes", scores: list[float] | None) -> None:
+    def add(self, frame: "Frame", boxes: "Boxes", scores: list[float | None], states: list[str]) -> None:
         targets = [
             {
                 "target": target,
                 "box": [round(float(value), 3) for value in box],
-                "score": None if scores is None else round(float(scores[target]), 4),
+                "score": None if score is None else round(score, 4),
+                "state": state or None,
             }
-            for target, box in enumerate(boxes)
+            for target, (box, score, state) in enumerate(zip(boxes, scores, states, strict=True))
         ]
         values = {"frame": frame.number, "time": round(frame.time, 6), "file": frame.file, "targets": targets}
         self._file.write(self._separator + json.dumps(values))
@@ -103,8 +109,7 @@ class MotTable(BoxTable):
     Pixels too (Leal-Taixé et al., "MOTChallenge 2015", section 3.1). The score is 1 where the box was given.
     """
 
-    def add(self, frame: "Frame", boxes: "Boxes", scores: list[float] | None) -> None:
-        for target, (x, y, width, height) in enumerate(boxes):
-            score = 1 if scores is None else scores[target]
-            numbers = f"{x + 1:.3f},{y + 1:.3f},{width:.3f},{height:.3f},{score:.4f}"
+    def add(self, frame: "Frame", boxes: "Boxes", scores: list[float | None], states: list[str]) -> None:
+        for target, ((x, y, width, height), score) in enumerate(zip(boxes, scores, strict=True)):
+            numbers = f"{x + 1:.3f},{y + 1:.3f},{width:.3f},{height:.3f},{1 if score is None else score:.4f}"
             self._file.write(f"{frame.number + 1},{target + 1},{numbers},-1,-1,-1\n")

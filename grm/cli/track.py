@@ -53,7 +53,8 @@ def track(
         Path | None, typer.Option(metavar="FILE", help="Video to write, with boxes drawn: .mp4, .mkv, ...")
     ] = None,
     csv_path: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Table to write: frame,target,x,y,w,h,score,time,file.")
+        Path | None,
+        typer.Option("--csv", metavar="FILE", help="Table: frame,target,x,y,w,h,score,time,file,state."),
     ] = None,
     json_path: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="The same as JSON.")] = None,
     mot_path: Annotated[
@@ -119,14 +120,12 @@ def track(
             task = progress.add_task(frames.name, total=total if limit is None else min(limit, total or limit))
             try:
                 while step is not None:
-                    found = boxes if step.result is None else step.result.box
-                    scores = None if step.result is None else list(step.result.score)
                     drawn = _draw(step.frame, boxes, step.result, layers, tracker) if video else None
                     with uninterrupted():  # as many rows as frames, whenever it is stopped
                         if video:
                             video.write(drawn, reading.frame.time - reading.first.time)
                         for table in writers:
-                            table.write(reading.frame, found, scores)
+                            table.write(reading.frame, boxes, step.result)
                         tracked += 1
                     progress.advance(task)
                     with placing(f"{source}: frame {reading.frame.number + 1}"):
@@ -190,11 +189,15 @@ def _draw(image: "Image", boxes: "Boxes", result: "Track | None", layers: list[i
 
     from ..crop import crop_region
     from ..drawing import division_strip, draw_boxes
+    from ..tracking.certainty import LOST, UNCERTAIN
 
-    labels = ["given"] * len(boxes) if result is None else [f"{score:.2f}" for score in result.score]
+    labels, dashed = ["given"] * len(boxes), [False] * len(boxes)
+    if result is not None:
+        labels = [f"{score:.2f} {state}".rstrip() for score, state in zip(result.score, result.state, strict=True)]
+        dashed = [state in (UNCERTAIN, LOST) for state in result.state]
     if len(labels) > 1:
         labels = [f"{target}: {label}" for target, label in enumerate(labels)]
-    drawn = draw_boxes(image, boxes if result is None else result.box, labels)
+    drawn = draw_boxes(image, boxes if result is None else result.box, labels, dashed)
     if not layers:
         return drawn
     if result is None:  # nothing was divided yet; the strip is there from the first frame on

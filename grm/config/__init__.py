@@ -8,6 +8,7 @@ from .data import DataConfig, DatasetConfig, DatasetKind, JitterConfig, Syntheti
 from .loading import load_config, overridden_model, parse_config, presets
 from .model import (
     AttentionImplementation,
+    CertaintyConfig,
     CropConfig,
     DivisionConfig,
     EncoderConfig,
@@ -20,6 +21,7 @@ from .training import LossConfig, TrainingConfig
 
 __all__ = [
     "AttentionImplementation",
+    "CertaintyConfig",
     "Config",
     "ConfigError",
     "CropConfig",

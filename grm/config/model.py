@@ -175,8 +175,25 @@ class HeadConfig(Section):
     score_prior: float = Field(0.5, gt=0, lt=1)
 
 
+class CertaintyConfig(Section):
+    """What the score of the weights means, as `grm bounds` measures it; null: that was not measured."""
+
+    #: Below it a target counts as lost, from the other on as held, and between them as uncertain.
+    lost_below: float | None = Field(None, ge=0, le=1)
+    held_from: float | None = Field(None, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _check(self) -> "CertaintyConfig":
+        low, high = self.lost_below, self.held_from
+        if (low is None) != (high is None) or (low is not None and high is not None and low > high):
+            raise SectionError(
+                "lost_below", "held_from", message=f"expected both, the lower one first, got {low} and {high}"
+            )
+        return self
+
+
 class ModelConfig(Section):
-    """Everything that decides what the model computes and which weights fit it."""
+    """Everything that decides what the model computes and which weights fit it, and what its score means."""
 
     template: CropConfig = CropConfig(size=128, factor=2.0)
     search: CropConfig = CropConfig(size=256, factor=4.0)
@@ -186,6 +203,7 @@ class ModelConfig(Section):
     #: Whether the template's tokens are told how much of their patches the target's box covers. Not in the paper: the
     #: square crop alone says nothing of the target's aspect.
     template_box: bool = False
+    certainty: CertaintyConfig = CertaintyConfig()
 
     @model_validator(mode="after")
     def _check(self) -> "ModelConfig":

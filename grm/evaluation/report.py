@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..boxes import Boxes
 from ..config import SyntheticConfig
@@ -13,8 +12,8 @@ from ..data import VideoSequence
 from ..data.readers.annotations import read_lines
 from ..errors import ConfigError, DataError
 from .benchmarks import BENCHMARKS, SYNTHETIC, find_benchmark, open_benchmark
-from .metrics import Protocol, frame_errors
-from .presence import HELD_OVERLAP, Presence, presence
+from .metrics import Protocol
+from .presence import Presence, presence
 from .results import Results
 from .scoring import (
     FIGURES,
@@ -23,6 +22,7 @@ from .scoring import (
     SequenceScore,
     Truth,
     difference,
+    held_frames,
     read_truth,
     score_benchmark,
     score_sequence,
@@ -172,7 +172,7 @@ def compare(
                 scored[i].append(_score(results, boxes, truth, protocol))
                 totals[i] += results.speed(str(found)) or (np.nan, np.nan)
                 if (scores := results.scores(str(found))) is not None:
-                    certainty[i].append((scores, _held(boxes[0], truth)))
+                    certainty[i].append((scores, held_frames(boxes[0], truth)))
         advance()
     if not numbers:
         raise DataError(f"{benchmark.title}: there is no sequence that all trackers have results of")
@@ -290,11 +290,6 @@ def _score(results: Results, boxes: list[Boxes], truth: Truth, protocol: Protoco
         return score_sequence(truth, boxes, protocol)
     except DataError as error:
         raise DataError(f"{results.folder}: {error}") from None
-
-
-def _held(boxes: Boxes, truth: Truth) -> NDArray[np.bool_]:
-    """(N,) where the target is in sight and overlapped by more than half."""
-    return frame_errors(boxes[: len(truth.boxes)], truth.boxes, truth.visible).overlap > HELD_OVERLAP
 
 
 def _note(label: str, missing: list[str]) -> str:

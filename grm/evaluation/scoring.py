@@ -23,6 +23,7 @@ from .metrics import (
     got10k_scores,
     scores,
 )
+from .presence import HELD_OVERLAP
 from .restarts import accuracy_and_failures
 
 #: The figures of each metric, by the names that tables have; the first is what trackers are ranked by.
@@ -100,6 +101,11 @@ def read_truth(benchmark: Benchmark, sequence: VideoSequence) -> Truth:
         counted = read_integers(sequence.folder / "cover.label", len(sequence)) > 0
     height, width = sequence.frame(0).shape[:2]
     return truth._replace(counted=counted, size=(width, height))
+
+
+def held_frames(boxes: Boxes, truth: Truth) -> NDArray[np.bool_]:
+    """(N,) where the target is in sight, and overlapped by more than half by the boxes (N, 4) of one repetition."""
+    return frame_errors(boxes[: len(truth.boxes)], truth.boxes, truth.visible).overlap > HELD_OVERLAP
 
 
 def score_sequence(truth: Truth, repetitions: Sequence[Boxes], protocol: Protocol) -> SequenceScore:

@@ -5,7 +5,14 @@ from .division import Division
 from .grm import GRM, Prediction, reconfigured
 from .head import HeadMaps, decode_boxes
 from .normalization import normalize_images
-from .weights import load_model, load_pretrained, load_pretrained_encoder, load_weights, save_weights
+from .weights import (
+    load_model,
+    load_pretrained,
+    load_pretrained_encoder,
+    load_weights,
+    reconfigure_weights,
+    save_weights,
+)
 
 __all__ = [
     "GRM",
@@ -19,6 +26,7 @@ __all__ = [
     "load_pretrained_encoder",
     "load_weights",
     "normalize_images",
+    "reconfigure_weights",
     "reconfigured",
     "save_weights",
 ]

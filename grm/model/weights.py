@@ -60,6 +60,32 @@ def save_weights(
         file.write(content)
 
 
+def reconfigure_weights(path: str | Path, output: str | Path, overrides: Sequence[str]) -> None:
+    """Writes a file of `save_weights` again, its tensors as they are, with another configuration.
+
+    Args:
+        path: of the file, or a name in `grm.weights.WEIGHTS`.
+        output: replaced as a whole or not at all; may be the same file.
+        overrides: of its configuration, which the weights have to fit still.
+
+    Raises:
+        WeightsError: not such a file.
+        ConfigError: the configuration with its overrides is not valid.
+        OSError: the file cannot be written.
+
+    """
+    path = find_weights(path)
+    if not _is_safetensors(path):
+        raise WeightsError(f"{path}: expected a .safetensors file of ours")
+    model = load_model(path, overrides)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+    content = save(tensors, {**metadata, "config": model.config.model_dump_json()})
+    with replacing(output) as target:
+        target.write(content)
+
+
 def load_model(path: str | Path = DEFAULT, overrides: Sequence[str] = ()) -> GRM:
     """The model that a file of `save_weights` or a training run's checkpoint holds, in evaluation mode on the CPU.
 

@@ -10,6 +10,7 @@ from ..boxes import CLIP_MARGIN, LARGEST, SMALLEST, Boxes, as_boxes, can_be_crop
 from ..crop import BoxMapping, CropRegion, Image, crop_image, crop_region
 from ..errors import BoxError, FrameError, NonFiniteError
 from ..model import GRM
+from .certainty import states_of
 from .network import Located, Network, TrackingNetwork
 
 
@@ -24,6 +25,8 @@ class Track(NamedTuple):
     division: NDArray[np.uint8]
     #: The search region, in the frame: a CropRegion, of M targets a list.
     region: CropRegion | list[CropRegion]
+    #: () what the score means, by the bounds of the weights: "held", "uncertain" or "lost"; "" where they have none.
+    state: NDArray[np.str_]
 
 
 class Tracker:
@@ -160,7 +163,8 @@ class Tracker:
         size = self.config.search.size
         boxes = [region.to_frame(box, size, self.mapping) for region, box in zip(regions, located.boxes, strict=True)]
         self.boxes = clip_boxes(np.stack(boxes), frame.shape[1], frame.shape[0])
-        track = Track(self.boxes.copy(), located.scores, located.divisions, regions)
+        states = states_of(located.scores, self.config.certainty)
+        track = Track(self.boxes.copy(), located.scores, located.divisions, regions, states)
         return Track(*(field[0] for field in track)) if self._one_target else track
 
 

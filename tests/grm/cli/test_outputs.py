@@ -41,6 +41,24 @@ def test_tables_say_the_same(grm, weights, folder, tmp_path):
         assert line[7:] == ["-1"] * 3 and float(line[6]) == float(row["score"] or 1)
 
 
+def test_tables_say_what_is_held(grm, weights, folder, tmp_path):
+    """The score of these weights, which were not trained, is in every frame above one bound and below another."""
+    paths = {kind: tmp_path / f"out.{kind}" for kind in ("csv", "json")}
+    arguments = ("track", folder, "--weights", weights, *BOX, "--csv", paths["csv"], "--json", paths["json"])
+    assert grm(*arguments)[0] == 0
+    rows = rows_of(paths["csv"])
+    # What stood in the first columns before there was a state stands there still.
+    assert list(rows[0]) == ["frame", "target", "x", "y", "w", "h", "score", "time", "file", "state"]
+    assert {row["state"] for row in rows} == {""}
+    for bounds, state in (("[1e-5, 1e-5]", "held"), ("[1e-5, 1]", "uncertain"), ("[1, 1]", "lost")):
+        low, high = bounds.strip("[]").split(", ")
+        keys = f"model.certainty={{lost_below: {low}, held_from: {high}}}"
+        assert grm(*arguments, "--set", keys)[0] == 0
+        assert [row["state"] for row in rows_of(paths["csv"])] == ["", *[state] * 5]
+        frames = json.loads(paths["json"].read_text())["frames"]
+        assert [frame["targets"][0]["state"] for frame in frames] == [None, *[state] * 5]
+
+
 def test_a_later_start(grm, weights, folder, tmp_path):
     status, _, _ = grm("track", folder, "--weights", weights, *BOX, "--csv", tmp_path / "out.csv", "--start", 2)
     rows = rows_of(tmp_path / "out.csv")

@@ -30,6 +30,18 @@ def test_boxes_are_drawn_where_they_are():
     assert (drawn[45:60, 35:60] == 128).all()  # not inside
 
 
+def test_broken_lines():
+    """All corners are drawn, and four of seven parts of each side."""
+    frame = np.zeros((200, 300, 3), np.uint8)
+    box = np.array([[20.0, 30.0, 210.0, 140.0]])
+    drawn = draw_boxes(frame, box, [""], [True]).max(-1) > 100
+    whole = draw_boxes(frame, box, [""], [False]).max(-1) > 100
+    around = cv2.dilate(whole.astype(np.uint8), np.ones((3, 3))) > 0  # ends of thick lines are round
+    assert all(drawn[y, x] for x in (20, 230) for y in (30, 170)) and not (drawn & ~around).any()
+    for side in (np.s_[30, 20:231], np.s_[170, 20:231], np.s_[30:171, 20], np.s_[30:171, 230]):
+        assert whole[side].all() and 4 / 7 < drawn[side].mean() < 5 / 7
+
+
 def test_separate_tokens_are_dark():
     crop = np.full((64, 64, 3), 200, np.uint8)
     division = np.array([[1, 2, 2, 2], [2, 0, 2, 2], [2, 2, 1, 2], [2, 2, 2, 2]], np.uint8)

@@ -25,7 +25,7 @@ def test_follows_a_square():
     tracker = Tracker(brightness_model())
     tracker.initialize(frames[0], (*corners[0], 16, 16))
     for frame, corner in zip(frames[1:], corners[1:], strict=True):
-        box, score, division, region = tracker.track(frame)
+        box, score, division, region, _ = tracker.track(frame)
         # Cells are 8 pixels: the middle of one that is in the square is at most 8 from the square's.
         assert np.abs(centers(box) - np.add(corner, 8)).max() <= 8
         assert box[2:] == pytest.approx(BOX * region.side)

@@ -1,0 +1,45 @@
+"""What the score of some weights means, measured on results of theirs, and kept with them."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..data import VideoSequence
+from ..errors import DataError
+from ..model import GRM
+from .benchmarks import find_benchmark
+from .identity import weights_hash
+from .presence import Presence, presence
+from .report import Entry
+from .scoring import held_frames, read_truth
+
+
+def measure_bounds(model: GRM, runs: Iterable[tuple[Entry, Sequence[VideoSequence]]]) -> Presence:
+    """How well the score of a model tells frames in which it holds its target, over all frames of several runs.
+
+    Args:
+        model: with the weights that the runs were made with.
+        runs: of grm evaluate, each with the sequences of its benchmark; those without results are left out.
+
+    Raises:
+        DataError: results of other weights, of another tool, or with frames of one kind only.
+
+    """
+    expected = weights_hash(model)
+    scores: list[NDArray[np.float64]] = []
+    held: list[NDArray[np.bool_]] = []
+    for entry, sequences in runs:
+        results, benchmark = entry.results, find_benchmark(entry.benchmark)
+        if results.run is None or results.run["identity"].get("weights") != expected:
+            raise DataError(f"{results.folder}: expected results of grm evaluate with these weights")
+        for sequence in sequences:
+            name = results.find(sequence.name)
+            of_frames = None if name is None else results.scores(name)
+            if name is not None and of_frames is not None:
+                scores.append(of_frames)
+                held.append(held_frames(results.boxes(name)[0], read_truth(benchmark, sequence)))
+    found = presence(scores, held)
+    if found is None:
+        raise DataError("the target is held in all of the frames, or in none: there are no bounds between the two")
+    return found
