@@ -30,6 +30,10 @@ _FARTHEST = 2**15 - 1
 _DASHES = 7
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _LABEL_HEIGHT = 18
+# Sides of the tiles of a strip, in pixels.
+_SMALLEST_TILE, _LARGEST_TILE = 96, 192
+# Colours of what is outside of a frame, RGB.
+_OUTSIDE = np.array([(58, 76, 130), (84, 106, 168)], dtype=np.uint8)
 
 
 def draw_boxes(frame: Image, boxes: Boxes, labels: Sequence[str], dashed: Sequence[bool] | None = None) -> Image:
@@ -89,10 +93,34 @@ def darken_separate(crop: Image, division: NDArray[np.uint8]) -> Image:
     return (crop * bright[..., None]).astype(np.uint8)
 
 
+def show_region(frame: Image, region: CropRegion, size: int) -> Image:
+    """A region of a frame, to be looked at: what lies outside of the frame is striped blue, not black.
+
+    Args:
+        frame: (height, width, 3).
+        region: of the frame.
+        size: of the result's side in pixels.
+
+    Returns:
+        (size, size, 3).
+
+    """
+    place = np.arange(size)
+    inside = [
+        (middle >= 0) & (middle < extent)
+        for first, extent in ((region.top, frame.shape[0]), (region.left, frame.shape[1]))
+        for middle in [first + (place + 0.5) * region.side / size]
+    ]
+    stripes = ((place[:, None] + place) // max(1, size // 32)) % 2
+    return np.where(np.outer(*inside)[..., None], crop_image(frame, region, size), _OUTSIDE[stripes])
+
+
 def division_strip(
     frame: Image, regions: Sequence[CropRegion], divisions: NDArray[np.uint8], layers: Sequence[int]
 ) -> Image:
-    """The search regions of M targets as chosen layers divide them: a row for each target, as wide as the frame.
+    """The search regions of M targets as chosen layers divide them, target by target, as wide as the frame.
+
+    Tiles have from 96 to 192 pixels, where the frame is that wide; layers that do not fit into a row go into the next.
 
     Args:
         frame: (height, width, 3).
@@ -104,40 +132,21 @@ def division_strip(
         (strip height, width, 3).
 
     """
-    side = max(1, min(frame.shape[1] // len(layers), 192))
-    layers = layers[: frame.shape[1] // side]
-    strip = np.zeros((len(regions) * (side + _LABEL_HEIGHT), frame.shape[1], 3), dtype=np.uint8)
-    for row, (region, division) in enumerate(zip(regions, divisions, strict=True)):
-        crop = crop_image(frame, region, side)
-        top = row * (side + _LABEL_HEIGHT) + _LABEL_HEIGHT
-        for column, layer in enumerate(layers):
+    width = frame.shape[1]
+    columns = min(len(layers), max(1, width // _SMALLEST_TILE))
+    side = min(width // columns, _LARGEST_TILE)
+    rows = -(-len(layers) // columns)
+    strip = np.zeros((len(regions) * rows * (side + _LABEL_HEIGHT), width, 3), dtype=np.uint8)
+    for target, (region, division) in enumerate(zip(regions, divisions, strict=True)):
+        shown = show_region(frame, region, side)
+        for place, layer in enumerate(layers):
+            row, column = divmod(place, columns)
+            top = (target * rows + row) * (side + _LABEL_HEIGHT) + _LABEL_HEIGHT
             left = column * side
-            strip[top : top + side, left : left + side] = darken_separate(crop, division[layer - 1])
-            color = COLORS[row % len(COLORS)]
+            strip[top : top + side, left : left + side] = darken_separate(shown, division[layer - 1])
+            color = COLORS[target % len(COLORS)]
             cv2.putText(strip, f"layer {layer}", (left + 2, top - 5), _FONT, 0.4, color, 1, cv2.LINE_AA)
     return strip
-
-
-def save_division_picture(path: str | Path, template: Image, search: Image, division: NDArray[np.uint8]) -> None:
-    """Writes a picture (.png, .pdf, .svg): template, search crop, and the crop as every layer divides it.
-
-    Args:
-        path: of the picture.
-        template: (T, T, 3) crop.
-        search: (S, S, 3) crop.
-        division: (layers, F, F).
-
-    """
-    tiles = [(template, "template"), (search, "search region")]
-    for number, categories in enumerate(division, start=1):
-        shares = {c.name: (categories == c).mean() for c in Category if (categories == c).any()}
-        summary = (
-            ", ".join(f"{share:.0%} {name}" for name, share in shares.items())
-            if len(shares) > 1
-            else f"all {next(iter(shares))}"
-        )
-        tiles.append((darken_separate(search, categories), f"layer {number}: {summary}"))
-    _save_tiles(path, tiles, "Token division: dark tokens (S) are kept away from the template")
 
 
 def save_attention_picture(

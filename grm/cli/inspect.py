@@ -12,6 +12,7 @@ from .options import (
     ConfigOption,
     Device,
     FrameNumber,
+    FrameNumbers,
     Layers,
     Picture,
     Precision,
@@ -30,6 +31,9 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ..boxes import Boxes
     from ..crop import Image
     from ..model import GRM
     from ..tracking import Tracker
@@ -39,21 +43,42 @@ def division(
     source: Source,
     output: Picture = Path("division.png"),
     box: BoxOption = None,
-    frame: FrameNumber = 1,
+    frame: FrameNumbers = None,
+    layer: Layers = None,
     weights: Weights = None,
     config: ConfigOption = None,
     settings: Settings = None,
 ) -> None:
-    """Picture the token division of every layer in one frame."""
-    from ..drawing import save_division_picture
+    """Picture the token division of frames, layer by layer.
+
+    Without --layer: all layers. Of a folder with groundtruth.txt the true boxes are drawn, too.
+    """
+    import numpy as np
+
+    from ..crop import crop_region
+    from ..sheet import TRACKED, Band, Shot, Tile, division_band, region_tile, save_sheet
 
     check_picture(output, source, weights)
-    tracker, template, image = _track_to(source, box, frame, load(weights, config, settings))
-    with placing(f"{source}: frame {frame}"):
-        regions, crops = tracker.search_crops(image)
-        result = tracker.accept(image, regions, tracker.locate(crops))
-    save_division_picture(output, template, crops[0], result.division)
-    tell(f"{output}: frame {frame}, score {result.score:.2f}")
+    model = load(weights, config, settings)
+    layers = layers_named(layer, model) if layer else list(range(1, model.config.encoder.depth + 1))
+    truth = _true_boxes(source)
+    bands: list[Band] = []
+    told = []
+    for number, image, tracker, target in _track_through(source, box, sorted(set(frame or [1])), model):
+        true = truth[number] if number < len(truth) else np.full(4, np.nan)
+        if number == 0:
+            region = crop_region(target, tracker.config.template.factor)
+            given = [Tile(image, "frame", [(target, TRACKED)]), region_tile(image, region, "template")]
+            bands.append(Band("frame 0: the target is given", [given]))
+            continue
+        with placing(f"{source}: frame {number}"):
+            result = tracker.track(image)
+        label = f"frame {number}, score {result.score:.2f} {result.state}".rstrip()
+        shot = Shot(image, result.region, result.division, result.box, true)
+        bands.append(division_band(shot, label, layers))
+        told.append(label)
+    save_sheet(output, bands, f"Token division of {Path(source).name}")
+    tell(f"{output}: {'; '.join(told)}")
 
 
 def attention(
@@ -161,23 +186,46 @@ def calibrate(
     )
 
 
-def _track_to(source: str, box: list[str] | None, number: int, model: "GRM") -> "tuple[Tracker, Image, Image]":
-    """A tracker that has seen the frames before a number, its template crop, and the frame of that number."""
-    from ..crop import crop_image, crop_region
+def _true_boxes(source: str) -> "Boxes":
+    """(N, 4) of a folder's groundtruth.txt if it has one for each frame, else (0, 4)."""
+    import numpy as np
+
+    from ..data.readers.annotations import read_boxes
+    from ..data.readers.folder import BOXES
+
+    path = Path(source) / BOXES
+    return read_boxes(path) if path.is_file() else np.empty((0, 4))
+
+
+def _track_through(
+    source: str, box: list[str] | None, numbers: list[int], model: "GRM"
+) -> "Iterator[tuple[int, Image, Tracker, Boxes]]":
+    """The first frame and those of some numbers, rising from 1, before the tracker is asked for them; the box given."""
     from ..media.frames import open_frames
     from ..tracking import Tracker
 
-    images = itertools.islice(open_frames(source), number + 1)
+    images = itertools.islice(open_frames(source), numbers[-1] + 1)
     tracker = Tracker.from_model(model)
     with placing(source):
         for index, image in enumerate(images):
             if index == 0:
                 target = one_box_given(box, source, image)
                 tracker.initialize(image, target)
-                crop = tracker.config.template
-                template = crop_image(image, crop_region(target, crop.factor), crop.size)
-            elif index == number:
-                return tracker, template, image
+            if index == 0 or index in numbers:
+                yield index, image, tracker, target
             else:
                 tracker.track(image)
-    raise MediaError(f"{source}: has {index + 1} frames, there is no frame {number} (the first is 0)")
+    if index < numbers[-1]:
+        raise MediaError(f"{source}: has {index + 1} frames, there is no frame {numbers[-1]} (the first is 0)")
+
+
+def _track_to(source: str, box: list[str] | None, number: int, model: "GRM") -> "tuple[Tracker, Image, Image]":
+    """A tracker that has seen the frames before a number, its template crop, and the frame of that number."""
+    from ..crop import crop_image, crop_region
+
+    for index, image, tracker, target in _track_through(source, box, [number], model):
+        if index == number:
+            break
+        crop = tracker.config.template
+        template = crop_image(image, crop_region(target, crop.factor), crop.size)
+    return tracker, template, image

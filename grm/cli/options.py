@@ -77,6 +77,10 @@ CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Record the kernel
 Layers = Annotated[
     list[int] | None, typer.Option("--layer", metavar="LAYER", help="A layer, from 1 on; repeat for several.")
 ]
+FrameNumbers = Annotated[
+    list[int] | None,
+    typer.Option("--frame", metavar="N", min=1, help="Number of a frame to look at; repeat for several. Default: 1."),
+]
 FrameNumber = Annotated[
     int, typer.Option("--frame", metavar="N", min=1, help="Number of the frame to look at; the first is 0.")
 ]

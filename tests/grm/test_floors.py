@@ -21,7 +21,7 @@ FLOORS = (
     ("training",),
     ("evaluation",),
     ("data",),
-    ("tracking", "drawing"),
+    ("tracking", "drawing", "sheet"),
     ("model", "media", "crop"),
     ("config", "devices", "boxes"),
     ("weights", "files", "errors"),

@@ -14,6 +14,7 @@ from grm.cli import selection
 from grm.media.frames import open_frames
 from grm.media.writer import VideoWriter
 from grm.model import GRM, load_model, save_weights
+from grm.sheet import TRUE
 from grm.tracking import Tracker
 
 from ..model.small import small_config, small_model
@@ -282,6 +283,24 @@ def test_pictures(grm, weights, folder, tmp_path, command):
     assert status == 0 and "frame 3" in err
     assert cv2.imread(str(picture)).std() > 20
     status, _, err = grm(*arguments, "--frame", 6)
+    assert status == 1
+    assert_one_line(err, "has 6 frames, there is no frame 6")
+
+
+def test_division_of_several_frames(grm, weights, folder, tmp_path):
+    """A band for each frame, in the order of the video, and true boxes where there is one for each frame."""
+    pictures = [tmp_path / name for name in ("one.png", "two.png", "true.png")]
+    arguments = ("division", folder, "--weights", weights, "--box", "40,30,20,13", "--layer", 2)
+    assert grm(*arguments, "--frame", 2, "--output", pictures[0])[0] == 0
+    status, _, err = grm(*arguments, "--frame", 4, "--frame", 2, "--frame", 4, "--output", pictures[1])
+    assert status == 0 and err.index("frame 2, score") < err.index("frame 4, score") and err.count("score") == 2
+    np.savetxt(folder / "groundtruth.txt", np.full((6, 4), 20.0), delimiter=",")
+    assert grm(*arguments, "--frame", 2, "--output", pictures[2])[0] == 0
+    one, two, true = (cv2.imread(str(picture)).astype(int) for picture in pictures)
+    assert two.shape[0] > 1.3 * one.shape[0] and two.shape[1] == one.shape[1] and true.shape == one.shape
+    green = [(np.abs(image[:-60] - TRUE[::-1]).max(-1) < 12).sum() for image in (one, true)]
+    assert green[1] > green[0] + 100
+    status, _, err = grm(*arguments, "--frame", 2, "--frame", 6, "--output", pictures[0])
     assert status == 1
     assert_one_line(err, "has 6 frames, there is no frame 6")
 

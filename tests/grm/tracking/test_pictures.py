@@ -12,8 +12,9 @@ from grm.drawing import (
     division_strip,
     draw_boxes,
     save_attention_picture,
-    save_division_picture,
+    show_region,
 )
+from grm.sheet import TRACKED, TRUE, Shot, Tile, division_band, layer_tile, save_sheet, search_tile
 from grm.tracking.attention_maps import template_attention
 from grm_kernels.categories import one_hot
 from grm_kernels.reference import interaction_mask
@@ -51,17 +52,29 @@ def test_separate_tokens_are_dark():
 
 
 def test_strip_has_a_row_for_each_target_and_a_column_for_each_layer():
-    frame = np.full((100, 160, 3), 255, np.uint8)
+    frame = np.full((100, 200, 3), 255, np.uint8)
     divisions = np.full((2, 3, 4, 4), 2, np.uint8)
     divisions[1, 2] = 1  # second target, layer 3: all S
     regions = [CropRegion(50, 50, 40), CropRegion(80, 50, 40)]
     strip = division_strip(frame, regions, divisions, [1, 3])
-    height, side = strip.shape[0] // 2, 80
-    assert strip.shape[1:] == (160, 3) and height > side
+    height, side = strip.shape[0] // 2, 100
+    assert strip.shape[1:] == (200, 3) and height > side
     tiles = [
         [strip[(r + 1) * height - side : (r + 1) * height, c * side : (c + 1) * side] for c in (0, 1)] for r in (0, 1)
     ]
     assert [[tile.mean() > 200 for tile in row] for row in tiles] == [[True, True], [True, False]]
+
+
+@pytest.mark.parametrize(("width", "columns"), [(64, 1), (100, 1), (320, 3), (900, 8), (2000, 8)])
+def test_strips_of_small_videos_have_tiles_that_can_be_read(width, columns):
+    """Of 96 pixels or as wide as the frame; no layer is left out."""
+    frame = np.full((100, width, 3), 255, np.uint8)
+    divisions = np.full((1, 8, 4, 4), 2, np.uint8)
+    strip = division_strip(frame, [CropRegion(30, 50, 40)], divisions, range(1, 9))
+    rows, side = -(-8 // columns), min(width // columns, 192)
+    assert side >= min(width, 96) and strip.shape[1] == width
+    whole = (strip > 250).all(-1)
+    assert rows * side <= len(strip) <= rows * (side + 20) and abs(whole.sum() - 8 * side**2) < 0.01 * 8 * side**2
 
 
 @pytest.mark.parametrize(
@@ -95,16 +108,58 @@ def test_nothing_is_left_behind_by_looking():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_pictures_show_what_they_should(tmp_path):
+def test_what_is_outside_of_the_frame_is_told_from_what_is_dark():
+    """A black frame: what is outside is blue, where its pixels are, in whatever size it is shown."""
+    frame = np.zeros((60, 80, 3), np.uint8)
+    region = CropRegion(70, 50, 40)  # columns 50 to 90 and rows 30 to 70: a quarter to the right and below is outside
+    for size in (40, 160):
+        shown = show_region(frame, region, size)
+        inside = np.zeros((size, size), bool)
+        inside[: size * 3 // 4, : size * 3 // 4] = True
+        assert not shown[inside].any() and (shown[~inside].astype(int) @ (-1, 0, 1) > 60).all()
+        assert len(np.unique(shown[~inside], axis=0)) == 2  # striped
+    assert (show_region(frame + np.uint8(9), CropRegion(40, 30, 20), 30) == 9).all()
+
+
+def one_shot(layers=8, value=210):
+    """The upper left quarter of the search region is S in layer 3."""
+    division = np.full((layers, 4, 4), 2, np.uint8)
+    division[2, :2, :2] = 1
+    boxes = np.array([[52.0, 33, 10, 8], [np.nan] * 4])
+    return Shot(np.full((60, 80, 3), value, np.uint8), CropRegion(40, 30, 40), division, *boxes)
+
+
+def test_tiles_of_a_division():
+    shot = one_shot()
+    tile = layer_tile(shot, 3)
+    side = tile.image.shape[0]
+    dark = tile.image.max(-1) < 100
+    assert dark[: side // 2, : side // 2].all() and dark.sum() == side**2 // 4
+    assert tile.caption == "layer 3: 25% S, 75% A" and layer_tile(shot, 1).caption == "layer 1: all A"
+    (tracked, color), (true, _) = search_tile(shot, "").boxes
+    # The region is 40 pixels wide, its corner at (20, 10).
+    assert color == TRACKED and tracked == pytest.approx(np.array([32, 23, 10, 8]) * side / 40) and np.isnan(true).all()
+    band = division_band(shot, "title", range(1, 9))
+    assert [[tile is None for tile in row] for row in band.rows] == [[False] * 6, [True] * 2 + [False] * 4]
+
+
+def test_sheets_show_what_they_should(tmp_path):
+    """The darker quarter of one tile, and the colours of the boxes that are known and of no others."""
+    shot, size = one_shot(), {}
+    for name, true in (("one", shot.true), ("two", np.array([30.0, 20, 12, 12]))):
+        save_sheet(tmp_path / f"{name}.png", [division_band(shot._replace(true=true), "frame 1", [1, 3])], "title")
+        picture = cv2.imread(str(tmp_path / f"{name}.png"))[:-50, :, ::-1].astype(int)  # without what colours mean
+        size[name] = picture.shape
+        for color, there in ((TRACKED, True), (TRUE, name == "two")):
+            assert (np.abs(picture - color).max(-1) < 12).any() == there
+        assert 0.02 < (np.abs(picture - 63).max(-1) < 3).mean() < 0.06  # of four tiles and what is between them
+    assert size["one"] == size["two"]
+    save_sheet(tmp_path / "sheet.pdf", [division_band(shot, "frame 1", [1])._replace(rows=[[Tile(shot.frame)]])], "")
+    assert (tmp_path / "sheet.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_attention_pictures_show_what_they_should(tmp_path):
     template, search = np.full((32, 32, 3), 90, np.uint8), np.full((64, 64, 3), 210, np.uint8)
-    division = np.full((3, 4, 4), 2, np.uint8)
-    save_division_picture(tmp_path / "all.png", template, search, division)
-    division[1] = 1
-    save_division_picture(tmp_path / "some.png", template, search, division)
-    both = [cv2.imread(str(tmp_path / name)) for name in ("all.png", "some.png")]
-    assert both[0].shape == both[1].shape
-    darker = (both[0].astype(int) - both[1]).max(-1) > 100
-    assert 0.08 < darker.mean() < 0.25  # one tile of five
     maps = np.zeros((2, 4, 4), np.float32)
     maps[1, 2, 1] = 0.5
     save_attention_picture(tmp_path / "attention.png", template, search, maps, [1, 3])
