@@ -166,7 +166,7 @@ def extensions() -> list[Extension]:
     return [
         Extension(
             "grm_kernels._C",
-            ["csrc/binding.cpp"],
+            ["csrc/binding.cpp", "csrc/cpu/division.cpp"],
             include_dirs=include_paths(),
             library_dirs=library_paths(),
             libraries=["c10", "torch", "torch_cpu"],

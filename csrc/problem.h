@@ -57,4 +57,26 @@ struct BackwardProblem {
   float* policy_partials;
 };
 
+// A (batch, row, column) tensor, or a matrix or vector that all images share. Strides are in elements; that of the columns
+// is 1.
+struct Matrix {
+  const void* data;
+  int64_t batch_stride, row_stride;
+};
+
+// A module that divides search tokens; see grm_kernels/division.py.
+struct DivisionProblem {
+  int64_t batch, template_tokens, search_tokens, channels, columns;
+  int64_t hidden[2];  // widths of the layers
+  DType dtype;        // of all that is read
+  bool average;       // pool the template by its mean, not by its maximum
+
+  Matrix projected;           // (B, search tokens, hidden[0]): what the search tokens give the first layer
+  Matrix template_tokens_of;  // (B, template tokens, channels)
+  Matrix first, second, third;                 // weights (outputs, inputs); of the first layer, those for the template
+  Matrix first_bias, second_bias, third_bias;  // (outputs, 1)
+
+  float* logits;  // (B, search tokens, columns)
+};
+
 }  // namespace grm

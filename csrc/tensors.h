@@ -54,7 +54,7 @@ inline Tensor with_adjacent_channels(const Tensor& t) {
 
 // An uninitialised tensor on the device of `like`, made without torch's dispatcher, which takes a microsecond for it. It
 // is no view of another one, which autograd would not let a user change in place. With GRM_KERNELS_POISON=1 in the
-// environment it is full of NaN, so that tests see what a kernel forgets to write.
+// environment it is full of NaN (bytes: of 255), so that tests see what a kernel forgets to write.
 inline Tensor empty_strided(const Tensor& like, ScalarType dtype, std::initializer_list<int64_t> sizes,
                             std::initializer_list<int64_t> strides) {
   static const char* const variable = std::getenv("GRM_KERNELS_POISON");
@@ -66,7 +66,7 @@ inline Tensor empty_strided(const Tensor& like, ScalarType dtype, std::initializ
   TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(sizes.size(), sizes.begin(), strides.begin(), type, device,
                                                   like.get_device_index(), &handle));
   Tensor result(handle);
-  if (poisoned) torch::stable::fill_(result, std::numeric_limits<double>::quiet_NaN());
+  if (poisoned) torch::stable::fill_(result, dtype == ScalarType::Byte ? 255 : std::numeric_limits<double>::quiet_NaN());
   return result;
 }
 

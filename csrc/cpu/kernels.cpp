@@ -2,6 +2,7 @@
 // object file, and no template of the standard library that emits code may be used here: the linker would be free to
 // take it from the object of an instruction set that the machine does not have.
 #include "backward.h"
+#include "division.h"
 #include "forward.h"
 #include "kernels.h"
 
@@ -54,11 +55,14 @@ constexpr int kPairs = 2;
 constexpr int kPairs = 1;
 #endif
 
-bool pairs(const ForwardProblem& problem) { return kPairs == 2 && problem.dtype == DType::bfloat16; }
+template <class Problem>
+bool pairs(const Problem& problem) {
+  return kPairs == 2 && problem.dtype == DType::bfloat16;
+}
 
 // Calls one of two instantiations, by the problem's dtype.
-template <class Function>
-void serve(const ForwardProblem& problem, Function function) {
+template <class Problem, class Function>
+void serve(const Problem& problem, Function function) {
   if (pairs(problem))
     function(Shape<kPairs, kTileVecs>{});
   else
@@ -104,6 +108,52 @@ void backward_finish(const BackwardProblem& problem, int64_t image, int64_t head
   });
 }
 
+// ---- division ----
+
+size_t division_memory(const DivisionProblem& problem) {
+  Arena arena(nullptr);
+  DivisionBuffers(arena, problem);
+  return arena.used();
+}
+
+size_t division_workspace(const DivisionProblem& problem) {
+  Arena unused(nullptr), arena(nullptr);
+  const DivisionBuffers shared(unused, problem);
+  serve(problem, [&](auto shape) { DivisionBlock<decltype(shape)>(arena, problem, shared); });
+  const size_t row = shared.channels * sizeof(float);
+  return arena.used() > row ? arena.used() : row;
+}
+
+void pool_template(const DivisionProblem& problem, int64_t image, void* memory, void* workspace) {
+  Arena arena(memory);
+  const DivisionBuffers shared(arena, problem);
+  pool(problem, image, shared.channels, static_cast<float*>(workspace), shared.pooled + image * shared.channels);
+  const int64_t padding = shared.hidden - problem.hidden[0];
+  memset(shared.context + image * shared.hidden + problem.hidden[0], 0, padding * sizeof(float));
+}
+
+void first_layer_of_templates(const DivisionProblem& problem, int64_t begin, int64_t end, void* memory, void* workspace) {
+  Arena arena(memory);
+  add_context(problem, begin, end, DivisionBuffers(arena, problem), static_cast<float*>(workspace));
+}
+
+void divide(const DivisionProblem& problem, int64_t block_begin, int64_t block_end, void* memory, void* workspace) {
+  Arena arena(memory), own(workspace);
+  const DivisionBuffers shared(arena, problem);
+  serve(problem, [&](auto shape) {
+    using S = decltype(shape);
+    const TileSession<S::kTiled> session;
+    const DivisionBlock<S> block(own, problem, shared);
+    block.read_weights(problem);
+    const int64_t blocks = (problem.search_tokens + kBlock - 1) / kBlock;
+    for (int64_t i = block_begin; i < block_end; ++i) {
+      const int64_t begin = i % blocks * kBlock;
+      const int64_t end = begin + kBlock < problem.search_tokens ? begin + kBlock : problem.search_tokens;
+      block.serve(problem, i / blocks, begin, end, shared);
+    }
+  });
+}
+
 }  // namespace
 
 extern const Kernels GRM_CONCATENATE(kernels_, GRM_INSTRUCTION_SET);
@@ -119,6 +169,11 @@ const Kernels GRM_CONCATENATE(kernels_, GRM_INSTRUCTION_SET) = {
     key_sums,
     backward,
     backward_finish,
+    division_memory,
+    division_workspace,
+    pool_template,
+    first_layer_of_templates,
+    divide,
 };
 
 }  // namespace grm::cpu

@@ -38,6 +38,22 @@ struct Kernels {
   // [rank_begin, rank_end) of the category order.
   void (*backward_finish)(const BackwardProblem&, int64_t image, int64_t head, int64_t rank_begin, int64_t rank_end,
                           void* key_sums, void* workspace);
+
+  // ---- division ----
+
+  // Bytes that a whole call needs, and that one call of a function below needs besides; aligned to 64.
+  size_t (*division_memory)(const DivisionProblem&);
+  size_t (*division_workspace)(const DivisionProblem&);
+
+  // Three steps. Pools the template of an image; then, of all images, outputs [begin, end) of the first layer are made of
+  // it, which write nothing beyond them; then the logits of blocks [block_begin, block_end) of `query_block` search
+  // tokens, counted through all images, of which the last one of an image may have fewer.
+  void (*pool_template)(const DivisionProblem&, int64_t image, void* memory, void* workspace);
+  void (*first_layer_of_templates)(const DivisionProblem&, int64_t begin, int64_t end, void* memory, void* workspace);
+  void (*divide)(const DivisionProblem&, int64_t block_begin, int64_t block_end, void* memory, void* workspace);
 };
+
+// Those in use (csrc/binding.cpp).
+const Kernels& kernels_in_use();
 
 }  // namespace grm::cpu

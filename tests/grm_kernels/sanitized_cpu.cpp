@@ -83,6 +83,49 @@ void serve(grm::ForwardProblem f, bool soft, bool policy) {
     }
 }
 
+grm::Matrix random_matrix(DType dtype, int64_t batch, int64_t rows, int64_t columns, std::vector<std::vector<char>>& kept) {
+  const int64_t size = dtype == DType::float32 ? 4 : 2, count = batch * rows * columns;
+  kept.emplace_back(count * size);
+  char* const bytes = kept.back().data();
+  std::normal_distribution<float> normal;
+  for (int64_t i = 0; i < count; ++i) {
+    const float x = normal(generator);
+    const _Float16 half = static_cast<_Float16>(x);
+    if (dtype == DType::float32)
+      memcpy(bytes + 4 * i, &x, 4);
+    else if (dtype == DType::float16)
+      memcpy(bytes + 2 * i, &half, 2);
+    else
+      memcpy(bytes + 2 * i, reinterpret_cast<const char*>(&x) + 2, 2);
+  }
+  return {bytes, rows * columns, columns};
+}
+
+void divide(DType dtype, int64_t search, int64_t first, int64_t second, bool average) {
+  const grm::cpu::Kernels& use = grm::cpu::KERNELS;
+  const int64_t batch = 2, templates = 3, channels = first + 5, columns = average ? 2 : 3;
+  std::vector<std::vector<char>> kept;
+  const auto random = [&](int64_t images, int64_t rows, int64_t width) {
+    return random_matrix(dtype, images, rows, width, kept);
+  };
+  std::vector<float> logits(batch * search * columns);
+  const grm::Matrix projected = random(batch, search, first), tokens = random(batch, templates, channels);
+  const grm::Matrix weights[3] = {random(1, first, channels), random(1, second, first), random(1, columns, second)};
+  const grm::Matrix biases[3] = {random(1, first, 1), random(1, second, 1), random(1, columns, 1)};
+  const grm::DivisionProblem p = {
+      batch,      templates,  search,     channels,  columns,   {first, second}, dtype,         average, projected, tokens,
+      weights[0], weights[1], weights[2], biases[0], biases[1], biases[2],       logits.data(),
+  };
+  const auto shared = memory(use.division_memory(p));
+  const auto workspace = [&] { return memory(use.division_workspace(p)); };
+  for (int64_t image = 0; image < batch; ++image) use.pool_template(p, image, shared.get(), workspace().get());
+  use.first_layer_of_templates(p, 0, first / 2, shared.get(), workspace().get());
+  use.first_layer_of_templates(p, first / 2, first, shared.get(), workspace().get());
+  use.divide(p, 0, batch * ((search + use.query_block - 1) / use.query_block), shared.get(), workspace().get());
+  for (const float logit : logits)
+    if (logit != logit) std::abort();
+}
+
 }  // namespace
 
 int main() {
@@ -93,6 +136,13 @@ int main() {
         for (const bool soft : {false, true}) {
           grm::ForwardProblem f = {1, tokens == 70 ? 9 : 1, tokens, channels, dtype, 0.125f};
           serve(f, soft, (tokens + channels) % 2 == 0);
+          ++served;
+        }
+  for (const DType dtype : {DType::float32, DType::bfloat16, DType::float16})
+    for (const int64_t search : {1, 40})
+      for (const int64_t first : {1, 33, 64, 96})
+        for (const int64_t second : {1, 20, 48}) {
+          divide(dtype, search, first, second, served % 2 == 0);
           ++served;
         }
   std::printf("%d problems served\n", served);

@@ -18,7 +18,7 @@ from tests.grm_kernels import emulated
 ROOT = emulated.ROOT
 HEADERS = Path(os.environ.get("GRM_TORCH_HEADERS", ROOT / "build/torch-headers"))
 VERSIONS = re.search(r"^TORCH_VERSIONS := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)[1].split()
-BINDINGS = ("csrc/binding.cpp", "csrc/cuda/binding.cpp")
+BINDINGS = ("csrc/binding.cpp", "csrc/cpu/division.cpp", "csrc/cuda/binding.cpp")
 MACROS = ("-DUSE_CUDA", '-DGRM_BUILT_WITH_TORCH=""', "-DGRM_CPU_INSTRUCTION_SETS=GRM_KERNELS(portable)")
 
 pytestmark = emulated.needs_compiler
