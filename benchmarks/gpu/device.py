@@ -200,8 +200,8 @@ def _emulate() -> torch.library.Library | None:
         return None
     device = emulated.Device()
     library = torch.library.Library("grm_kernels", "IMPL")
-    library.impl("cuda_forward", device.forward, "CPU")
-    library.impl("cuda_backward", device.backward, "CPU")
+    for name in ("forward", "backward", "forward_packed", "backward_packed"):
+        library.impl(f"cuda_{name}", getattr(device, name), "CPU")
     dispatch.BACKENDS["cuda"] = lambda q, needs_grad, soft: cuda.shape_reasons(
         q, (9, 0), needs_grad=needs_grad, soft=soft
     )
