@@ -1,7 +1,11 @@
 """Faults that a user can mend. The command line tells each in one line, without a trace of where it was found."""
 
+import re
+
 # Of a text that came from a file, and of a line of a message, so many characters are shown.
 _SHOWN_OF_FILES, _SHOWN_OF_LINES = 200, 2000
+# Before the host of an address: rtsp://name:password@camera/1.
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
 
 
 def shown(value: object) -> str:
@@ -10,8 +14,11 @@ def shown(value: object) -> str:
 
 
 def printable(text: str) -> str:
-    """A text in which all that is neither printed nor a line's end is escaped, with long lines clipped."""
-    lines = (clipped(line, _SHOWN_OF_LINES) for line in text.split("\n"))
+    """A text in which all that is neither printed nor a line's end is escaped, with long lines clipped.
+
+    The name and the password in an address are not shown.
+    """
+    lines = (clipped(line, _SHOWN_OF_LINES) for line in _PASSWORD.sub("***", text).split("\n"))
     return "\n".join("".join(c if c.isprintable() else ascii(c)[1:-1] for c in line) for line in lines)
 
 

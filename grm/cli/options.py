@@ -36,7 +36,10 @@ class Precision(str, Enum):
 
 
 Source = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="A video file, a folder of images, a camera's number, or http://...")
+    str,
+    typer.Argument(
+        metavar="SOURCE", help="A video file, a folder of images, a camera's number, http://... or rtsp://..."
+    ),
 ]
 BoxOption = Annotated[
     list[str] | None,

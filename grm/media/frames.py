@@ -5,6 +5,7 @@ PyAV is imported when a video file is opened.
 
 import itertools
 import re
+import socket
 import time
 from collections.abc import Iterator
 from fractions import Fraction
@@ -31,7 +32,10 @@ _SLACK = 0.2
 # FFmpeg takes what stands before a colon for a protocol; a playlist could name any file or address.
 _LOCAL = {"protocol_whitelist": "file"}
 # Of an address the user has named it. What it leads to may be an address again, but no file.
-_NETWORK = {"protocol_whitelist": "http,https,tcp,tls,crypto"}
+_HTTP = {"protocol_whitelist": "http,https,tcp,tls,crypto"}
+# In one connection no packet is lost; a camera that knows datagrams only is asked for them.
+_RTSP = {"protocol_whitelist": "rtsp,rtp,tcp,udp", "rtsp_flags": "prefer_tcp"}
+_NETWORK = {"http": _HTTP, "https": _HTTP, "rtsp": _RTSP}
 # Seconds without a sign of it.
 _TIMEOUT = 15.0
 # A file that is nothing but damage is not searched to its end.
@@ -77,7 +81,7 @@ def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
     """Frames of a video file, of a folder of images in their natural order, of a camera, or of an address.
 
     Args:
-        source: path of a file or folder, a camera's number, or http://... (a file, or a camera's stream).
+        source: path of a file or folder, a camera's number, or the address of a file or a stream: http://..., rtsp://...
         rate: frames per second of a folder of images, which does not say; None: 30.
 
     Raises:
@@ -85,8 +89,9 @@ def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
 
     """
     if match := re.match(r"([a-zA-Z][a-zA-Z0-9+.-]*)://", str(source)):
-        if match[1].lower() not in ("http", "https"):
-            raise MediaError(f"{source}: {match[1]} is not read, http is; or record it to a file first")
+        if match[1].lower() not in _NETWORK:
+            known = ", ".join(_NETWORK)
+            raise MediaError(f"{source}: {match[1]} is not read, {known} are; or record it to a file first")
         return NetworkFrames(str(source))
     path = Path(source)
     if path.is_dir():
@@ -106,12 +111,13 @@ class VideoFrames:
     #: Of `Frames`; a stream has no end.
     endless = False
 
-    def __init__(self, path: PurePath):
+    def __init__(self, path: PurePath, title: str | None = None):
         self.path = path
         self.name = path.stem
         self.notes: list[str] = []
+        self._title = title or str(path)
         with self._open() as container:
-            stream = _video_stream(container, path)
+            stream = _video_stream(container, self._title)
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(30)
             self._end = _expected_end(container, stream)
             self.length = stream.frames or (round(self._end * self.rate) if self._end else None)
@@ -132,9 +138,9 @@ class VideoFrames:
         """
         clock, count, last, end, start = FrameClock(self.rate), 0, -1, 0.0, None
         with self._open() as container:
-            stream = _video_stream(container, self.path)
+            stream = _video_stream(container, self._title)
             stream.thread_type = "AUTO"
-            for decoded in _decode(container, stream, clock):
+            for decoded in _decode(container, stream, clock, self._title):
                 seconds = decoded.time if self._timed else None
                 number = clock.number(seconds, key=bool(decoded.key_frame), corrupt=decoded.is_corrupt)
                 if number is None:
@@ -147,17 +153,17 @@ class VideoFrames:
                 lasts = decoded.duration * (decoded.time_base or 0) if decoded.duration else 1 / self.rate
                 end = max(end, seconds + float(lasts))
         if count == 0:
-            raise MediaError(f"{self.path}: holds no frame that can be read")
+            raise MediaError(f"{self._title}: holds no frame that can be read")
         if not self._timed and self.length and last + 1 < self.length:
             clock.missed(self.length - last - 1)
         faults = clock.faults()
         if self._end is not None and end < self._end - _SLACK:
             faults.append(f"truncated: {end:.1f} of {self._end:.1f} seconds")
         if faults:
-            raise DamagedError(f"{self.path}: {', '.join(faults)}; {count} frames were read")
+            raise DamagedError(f"{self._title}: {', '.join(faults)}; {count} frames were read")
 
     def _open(self) -> "av.container.InputContainer":
-        return _opened(f"file:{self.path}", str(self.path), _LOCAL)
+        return _opened(f"file:{self.path}", self._title, _LOCAL)
 
 
 class NetworkFrames(VideoFrames):
@@ -167,10 +173,27 @@ class NetworkFrames(VideoFrames):
 
     def __init__(self, address: str):
         self._address = address
-        super().__init__(PurePosixPath(urlsplit(address).path or "stream"))
+        super().__init__(PurePosixPath(urlsplit(address).path.strip("/") or "stream"), address)
 
     def _open(self) -> "av.container.InputContainer":
-        return _opened(self._address, self._address, _NETWORK)
+        address = urlsplit(self._address)
+        start = time.monotonic()
+        try:
+            return _opened(self._address, self._address, _NETWORK[address.scheme.lower()])
+        except MediaError:  # FFmpeg has one error for several
+            if time.monotonic() - start >= _TIMEOUT:
+                raise MediaError(f"{self._address}: no answer within {_TIMEOUT:g} seconds") from None
+            if not _is_known(address.hostname or ""):
+                raise MediaError(f"{self._address}: there is no host {address.hostname}") from None
+            raise
+
+
+def _is_known(host: str) -> bool:
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError:
+        return False
+    return True
 
 
 def _opened(address: str, name: str, options: dict[str, str]) -> "av.container.InputContainer":
@@ -183,15 +206,19 @@ def _opened(address: str, name: str, options: dict[str, str]) -> "av.container.I
 
 
 def _decode(
-    container: "av.container.InputContainer", stream: "VideoStream", clock: FrameClock
+    container: "av.container.InputContainer", stream: "VideoStream", clock: FrameClock, title: str
 ) -> Iterator["av.VideoFrame"]:
-    """Frames of a stream; what cannot be read or decoded is passed over, and told to the clock."""
+    """Frames of a stream; what cannot be understood or decoded is passed over, and told to the clock."""
     import av
 
     packets, faults = container.demux(stream), 0
     while faults < _MAX_FAULTS:
         try:
             packet = next(packets, None)
+        except av.error.ExitError:
+            raise MediaError(f"{title}: nothing more came for {_TIMEOUT:g} seconds") from None
+        except OSError as error:
+            raise MediaError(f"{title}: nothing more can be read: {error.strerror}") from None
         except av.error.FFmpegError:  # the generator has ended with it; the file may go on
             packets, faults = container.demux(stream), faults + 1
             clock.missed()
@@ -277,9 +304,9 @@ class CameraFrames:
             self._capture.release()
 
 
-def _video_stream(container: "av.container.InputContainer", path: PurePath) -> "VideoStream":
+def _video_stream(container: "av.container.InputContainer", title: str) -> "VideoStream":
     if not container.streams.video or container.format.name == "tty":  # FFmpeg's pictures made of text
-        raise MediaError(f"{path}: holds no video")
+        raise MediaError(f"{title}: holds no video")
     return container.streams.video[0]
 
 

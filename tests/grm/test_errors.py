@@ -10,6 +10,11 @@ def test_nothing_steers_a_terminal():
     assert shown(b"\x00") == r"b'\x00'"
 
 
+def test_passwords_are_not_shown():
+    assert printable("rtsp://me:secret@camera/1: no answer") == "rtsp://***@camera/1: no answer"
+    assert printable("http://host:80/a@b: 3") == "http://host:80/a@b: 3"
+
+
 def test_nothing_fills_a_terminal():
     assert printable("x" * 10**6) == "x" * 2000 + "..."
     assert shown("x" * 10**6) == "x" * 200 + "..."

@@ -5,10 +5,7 @@ import random
 import signal
 import subprocess
 import sys
-import threading
 from fractions import Fraction
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import av
 import numpy as np
@@ -19,7 +16,7 @@ from grm.media.clock import FrameClock
 from grm.media.frames import open_frames
 from grm.media.writer import VideoWriter
 
-from .test_video import RATE, assert_same, numbered_frames, write
+from .test_video import RATE, numbered_frames, write
 
 
 def number_shown(image):
@@ -113,42 +110,6 @@ def test_a_playlist_names_nothing_else(tmp_path):
     )
     with pytest.raises(MediaError):
         list(open_frames(tmp_path / "list.m3u8"))
-
-
-@pytest.mark.parametrize("source", ["rtsp://camera/1", "RTMP://x", "file:///etc/passwd", "concat://a"])
-def test_addresses_are_named_as_what_they_are(source):
-    with pytest.raises(
-        MediaError, match=r"(?i)(rtsp|rtmp|file|concat) is not read, http is; or record it to a file first"
-    ):
-        open_frames(source)
-
-
-@pytest.fixture
-def server(tmp_path):
-    """Serves a folder on this machine; gives its address."""
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *_): ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(tmp_path))) as http:
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
-        thread.join()
-
-
-def test_a_video_at_an_address(tmp_path, server):
-    expected = numbered_frames(12)
-    write(tmp_path / "clip.mkv", expected)
-    frames = open_frames(f"{server}/clip.mkv")
-    assert (frames.name, frames.rate, frames.endless) == ("clip", RATE, True)
-    assert_same(frames, expected)
-    with pytest.raises(MediaError, match=rf"{server}/none\.mkv: not a video that can be read: .*404"):
-        open_frames(f"{server}/none.mkv")
-    (tmp_path / "list.m3u8").write_text(f"#EXTM3U\n#EXTINF:1,\nfile:{tmp_path}/clip.mkv\n#EXT-X-ENDLIST\n")
-    with pytest.raises(MediaError):
-        list(open_frames(f"{server}/list.m3u8"))
 
 
 def test_a_colon_is_part_of_a_name(tmp_path):
