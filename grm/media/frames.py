@@ -172,23 +172,26 @@ class NetworkFrames(VideoFrames):
     endless = True
 
     def __init__(self, address: str):
-        self._address = address
-        super().__init__(PurePosixPath(urlsplit(address).path.strip("/") or "stream"), address)
+        try:
+            self._address = urlsplit(address)
+        except ValueError as error:
+            raise MediaError(f"{address}: not an address: {error}") from None
+        super().__init__(PurePosixPath(self._address.path.strip("/") or "stream"), address)
 
     def _open(self) -> "av.container.InputContainer":
-        address = urlsplit(self._address)
+        address, host = self._title, self._address.hostname
         start = time.monotonic()
         try:
-            return _opened(self._address, self._address, _NETWORK[address.scheme.lower()])
+            return _opened(address, address, _NETWORK[self._address.scheme])
         except MediaError:  # FFmpeg has one error for several
             if time.monotonic() - start >= _TIMEOUT:
-                raise MediaError(f"{self._address}: no answer within {_TIMEOUT:g} seconds") from None
-            if not _is_known(address.hostname or ""):
-                raise MediaError(f"{self._address}: there is no host {address.hostname}") from None
+                raise MediaError(f"{address}: no answer within {_TIMEOUT:g} seconds") from None
+            if not _is_known(host):
+                raise MediaError(f"{address}: there is no host {host}") from None
             raise
 
 
-def _is_known(host: str) -> bool:
+def _is_known(host: str | None) -> bool:
     try:
         socket.getaddrinfo(host, None)
     except OSError:

@@ -13,6 +13,8 @@ from ..model import GRM
 from .certainty import states_of
 from .network import Located, Network, TrackingNetwork
 
+_NO_TARGET = "the tracker has no target yet: call initialize(frame, box) first"
+
 
 class Track(NamedTuple):
     """One target in one frame; of several targets given as a batch of M, every field has M in front."""
@@ -65,6 +67,7 @@ class Tracker:
         self.boxes: Boxes | None = None
         #: What the network made of the templates of the M targets.
         self.template: Any = None
+        self._templates: list[tuple[Image, Boxes]] = []
         self._one_target = True
 
     @classmethod
@@ -99,33 +102,62 @@ class Tracker:
         boxes = as_boxes(box)
         if boxes.ndim > 2 or boxes.size == 0:
             raise BoxError(f"box: expected shape (4,) or (M, 4), got {boxes.shape}")
-        height, width = frame.shape[:2]
-        last = boxes[..., :2] + boxes[..., 2:]
-        outside = ((boxes[..., :2] >= (width, height)) | (last <= 0)).any(-1)
-        if outside.any():
-            first = np.atleast_2d(boxes)[np.atleast_1d(outside)][0].tolist()
-            raise BoxError(
-                f"box: expected it in the frame of {width} x {height} pixels, got x, y, width, height = {first}"
-            )
-        crop = self.config.template
         targets = np.atleast_2d(boxes)
-        regions = [self._template_region(target, width, height) for target in targets]
-        templates = [crop_image(frame, region, crop.size) for region in regions]
-        inside = [region.to_crop(target, crop.size) for region, target in zip(regions, targets, strict=True)]
-        self.template = self.network.template_tokens(templates, np.stack(inside))
-        self.boxes = targets
+        self._learn([self._shown(frame, target) for target in targets], targets)
         self._one_target = boxes.ndim == 1
 
-    def _template_region(self, box: Boxes, width: int, height: int) -> CropRegion:
+    def show(self, frame: Image, number: int, box: ArrayLike) -> None:
+        """Shows the tracker one of its targets anew, or one more; the others stay as they are.
+
+        Args:
+            frame: (height, width, 3) uint8, RGB.
+            number: of the target, counted from 0; as many as there are for one more, with which all are tracked as a
+                batch.
+            box: (4,) x, y, width, height in pixels of the frame.
+
+        Raises:
+            ValueError: there is no such number.
+            RuntimeError: the tracker was not initialised.
+            BoxError, FrameError, TypeError: as of `initialize`.
+
+        """
+        _check_frame(frame)
+        target = as_boxes(box)
+        if target.ndim != 1:
+            raise BoxError(f"box: expected shape (4,), got {target.shape}")
+        if self.boxes is None:
+            raise RuntimeError(_NO_TARGET)
+        if not 0 <= number <= len(self.boxes):
+            raise ValueError(f"number: expected at most {len(self.boxes)}, one more than there are, got {number}")
+        templates, boxes = list(self._templates), list(self.boxes)
+        templates[number : number + 1], boxes[number : number + 1] = [self._shown(frame, target)], [target]
+        self._learn(templates, np.stack(boxes))
+        self._one_target &= len(boxes) == 1
+
+    def _learn(self, templates: list[tuple[Image, Boxes]], boxes: Boxes) -> None:
+        """Takes targets from their template crops, with the boxes (4,) in them, and from where they are, (M, 4)."""
+        crops, inside = zip(*templates, strict=True)
+        self.template = self.network.template_tokens(list(crops), np.stack(inside))
+        self._templates, self.boxes = templates, boxes
+
+    def _shown(self, frame: Image, box: Boxes) -> tuple[Image, Boxes]:
+        """The template crop of a box of a frame, and the box in it."""
+        height, width = frame.shape[:2]
+        if (box[:2] >= (width, height)).any() or (box[:2] + box[2:] <= 0).any():
+            raise BoxError(
+                f"box: expected it in the frame of {width} x {height} pixels, got x, y, width, height = {box.tolist()}"
+            )
         if not can_be_cropped(box):
             raise BoxError(
                 f"box: expected a square root of the area from {SMALLEST} to {LARGEST} pixels, got x, y, width, "
                 f"height = {box.tolist()}"
             )
-        region = crop_region(box, self.config.template.factor)
+        crop = self.config.template
+        region = crop_region(box, crop.factor)
         if not region.holds_pixels(width, height):
             raise BoxError(f"box: its crop shows nothing of the frame of {width} x {height} pixels: {box.tolist()}")
-        return region
+        # A copy: the frame's owner may write to it.
+        return crop_image(frame, region, crop.size).copy(), region.to_crop(box, crop.size)
 
     def track(self, frame: Image) -> Track:
         """Finds the target in the next frame.
@@ -147,7 +179,7 @@ class Tracker:
         """The first step of `track`: where each target is searched for, and the crops that the network sees."""
         _check_frame(frame)
         if self.boxes is None:
-            raise RuntimeError("the tracker has no target yet: call initialize(frame, box) first")
+            raise RuntimeError(_NO_TARGET)
         crop = self.config.search
         regions = [crop_region(box, crop.factor) for box in self.boxes]
         return regions, [crop_image(frame, region, crop.size) for region in regions]

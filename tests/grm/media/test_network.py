@@ -139,5 +139,7 @@ def test_nobody_answers(kind, monkeypatch):
             open_frames(f"{kind}://{host}/1")
     with pytest.raises(MediaError, match=rf"{kind}://{host}/1: not a video that can be read: Connection refused"):
         open_frames(f"{kind}://{host}/1")
+    with pytest.raises(MediaError, match=r"\[x: not an address"):
+        open_frames(f"{kind}://[x")
     with pytest.raises(MediaError, match=rf"{kind}://nowhere\.invalid/1: there is no host nowhere\.invalid"):
         open_frames(f"{kind}://nowhere.invalid/1")

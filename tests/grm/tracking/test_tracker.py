@@ -133,6 +133,47 @@ def test_initializing_again_forgets_the_first_target():
     assert np.array_equal(fresh.track(frames[2]).box, used.track(frames[2]).box)
 
 
+def test_a_target_is_shown_anew_and_another_comes_later():
+    """Each is as in a tracker that was shown it there; the others are not disturbed."""
+    frames, (left, right, late) = noise_frames(6), ((40, 30, 20, 13), (80, 50, 12, 25), (20, 60, 15, 15))
+    together = Tracker(small_model())
+    alone = [Tracker(small_model()) for _ in range(3)]
+    together.initialize(frames[0], [left])
+    alone[0].initialize(frames[0], left)
+    for index, frame in enumerate(frames[1:], start=1):
+        track = together.track(frame)
+        for number, box in enumerate(track.box):
+            assert box == pytest.approx(alone[number].track(frame).box, abs=1e-3)
+        if index == 1:
+            shown = frame.copy()
+            together.show(shown, 1, right)
+            shown[:] = 0
+            alone[1].initialize(frame, right)
+        if index == 3:
+            together.show(frame, 0, late)
+            together.show(frame, 2, left)
+            alone[0].initialize(frame, late)
+            alone[2].initialize(frame, left)
+    assert len(track.box) == 3
+
+
+def test_one_target_shown_anew_is_one_target():
+    frames = noise_frames(3)
+    tracker = Tracker(small_model())
+    tracker.initialize(frames[0], (40, 30, 20, 13))
+    tracker.show(frames[1], 0, (80, 50, 12, 25))
+    assert tracker.track(frames[2]).box.shape == (4,)
+    tracker.show(frames[1], 1, (80, 50, 12, 25))
+    assert tracker.track(frames[2]).box.shape == (2, 4)
+    for number, box, message in (
+        (3, (1, 1, 9, 9), "at most 2, one more than there are, got 3"),
+        (0, [(1, 1, 9, 9)], r"\(4,\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tracker.show(frames[2], number, box)
+    assert tracker.track(frames[2]).box.shape == (2, 4)
+
+
 def test_boxes_of_the_caller_are_copied():
     frames, boxes = noise_frames(2), np.array([[40.0, 30.0, 20.0, 13.0]])
     tracker = Tracker(small_model())
@@ -277,6 +318,8 @@ def test_bad_frames(frame, error, message):
 def test_other_mistakes():
     with pytest.raises(RuntimeError, match="call initialize"):
         Tracker(small_model()).track(noise_frames(1)[0])
+    with pytest.raises(RuntimeError, match="call initialize"):
+        Tracker(small_model()).show(noise_frames(1)[0], 0, (1, 1, 9, 9))
     with pytest.raises(ValueError, match="mapping: expected one of published, exact, got 'official'"):
         Tracker(small_model(), mapping="official")
     with pytest.raises(ValueError, match="cuda_graph: expected a CUDA device, got cpu"):
