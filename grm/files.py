@@ -1,6 +1,7 @@
 """Files written as a whole or not at all, and files that are read only if they are files."""
 
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,27 +32,24 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         try:
             with open(temporary, "wb") as file:
                 yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _sync_folder(path.parent)
+            _put(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
 
 
 class Unfinished:
-    """The place of a file while it is written: `NAME.unfinished.SUFFIX` beside its own, which it gets at the end.
+    """The place of a file or folder while it is written: `NAME.unfinished.SUFFIX` beside its own.
 
-    What is there and is no regular file, a pipe or a terminal, is written to as it is.
+    What is there and is neither, a pipe or a terminal, is written to as it is.
 
     Args:
-        path: of the file.
+        path: of the file or folder.
 
     """
 
     def __init__(self, path: str | Path):
         self._final = Path(path)
-        special = self._final.exists() and not self._final.is_file()
+        special = self._final.exists() and not self._final.is_file() and not self._final.is_dir()
         #: Where to write.
         self.path = self._final
         if not special:
@@ -59,19 +57,46 @@ class Unfinished:
             self.path = self._final.with_name(f"{self._final.stem}.unfinished{self._final.suffix}")
 
     def finish(self) -> Path:
-        """Puts the file in its place once it is on the disk, and returns that; errors as of `replacing`."""
+        """Puts it in its place once it is on the disk, and returns that; errors as of `replacing`."""
         if self.path != self._final:
             with naming(self._final):
-                with open(self.path, "rb") as file:
-                    os.fsync(file.fileno())
-                os.replace(self.path, self._final)
-                _sync_folder(self._final.parent)
+                _put(self.path, self._final)
         return self._final
 
     def discard(self) -> None:
         """Takes away what was written."""
         if self.path != self._final:
             self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def filling(folder: str | Path, fault: type[Exception]) -> Iterator[Path]:
+    """Gives a new folder to write to, which takes the place of `folder` when the block ends without an error.
+
+    Until then it lies where `Unfinished` says, and stays there if there is one. What a process that was killed left
+    there is taken away.
+
+    Args:
+        folder: new, or empty.
+        fault: raised where it is not.
+
+    Raises:
+        OSError: it cannot be made.
+
+    """
+    check_fillable(folder, fault)
+    place = Unfinished(folder)
+    shutil.rmtree(place.path, ignore_errors=True)
+    place.path.mkdir(parents=True)
+    yield place.path
+    place.finish()
+
+
+def check_fillable(folder: str | Path, fault: type[Exception]) -> None:
+    """Raises a fault unless a folder is new, or empty."""
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise fault(f"{folder}: expected an empty or new folder")
 
 
 @contextmanager
@@ -141,9 +166,15 @@ def naming(path: str | Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
 
 
-def _sync_folder(folder: Path) -> None:
-    """Makes a renaming in a folder outlast a loss of power."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def _put(written: Path, place: Path) -> None:
+    """Renames what was written, once it is on the disk, so that the new name outlasts a loss of power."""
+    _sync(written)
+    os.replace(written, place)
+    _sync(place.parent)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,6 +1,5 @@
 """Sequences written to disk: as a folder that `grm.data.folder` reads, or as a video to look at."""
 
-import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,12 +8,13 @@ import numpy as np
 
 from ..crop import Image
 from ..errors import DataError
+from ..files import filling
+from ..media.images import write_image
 from ..media.writer import VideoWriter
 from .readers.folder import BOXES
 from .readers.lasot import FLAGS
 from .sequence import VideoSequence
 
-_QUALITY = 95
 _GREEN, _RED = (0, 255, 0), (255, 0, 0)
 
 
@@ -30,18 +30,11 @@ def export_folder(sequence: VideoSequence, folder: Path, *, draw: bool = False) 
         DataError: the folder is not empty.
 
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise DataError(f"{folder}: expected an empty or new folder")
-    place, folder = folder.resolve(), folder.resolve().with_name(f"{folder.resolve().name}.unfinished")
-    shutil.rmtree(folder, ignore_errors=True)  # of a process that was killed
-    folder.mkdir(parents=True)
-    for i in range(len(sequence)):
-        pixels = cv2.cvtColor(_frame(sequence, i, draw), cv2.COLOR_RGB2BGR)
-        path = folder / f"{i + 1:08d}.jpg"
-        path.write_bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1].tobytes())
-    np.savetxt(folder / BOXES, sequence.boxes, fmt="%.3f", delimiter=",")
-    np.savetxt(folder / FLAGS[0], ~sequence.visible[None], fmt="%d", delimiter=",")
-    folder.replace(place)
+    with filling(folder, DataError) as place:
+        for i in range(len(sequence)):
+            write_image(place / f"{i + 1:08d}.jpg", _frame(sequence, i, draw))
+        np.savetxt(place / BOXES, sequence.boxes, fmt="%.3f", delimiter=",")
+        np.savetxt(place / FLAGS[0], ~sequence.visible[None], fmt="%d", delimiter=",")
 
 
 def export_video(sequence: VideoSequence, path: Path, *, draw: bool = False, rate: int = 30) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from ..crop import Image
 from ..errors import MediaError
-from ..files import open_regular
+from ..files import naming, open_regular
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 #: An image has at most so many pixels: 8192 x 8192, for which half a GiB is needed.
@@ -22,6 +22,7 @@ MAX_PIXELS = 2**26
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 _PNG_START = b"\x89PNG\r\n\x1a\n"
+_QUALITY = 95
 # The next marker behind coded pixels, in which 0xFF stands before 0, or is a restart.
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
 # Cameras append padding; the end of an image that is not well-formed is looked for in so many last bytes.
@@ -202,6 +203,19 @@ def _decoder_messages() -> Iterator[list[str]]:
                     messages.append(line)
                 else:
                     os.write(2, line.encode())
+
+
+def write_image(path: Path, image: Image) -> None:
+    """Writes an image file (.jpg, .png, ...) of an RGB image (height, width, 3); a JPEG of quality 95.
+
+    Raises:
+        OSError: it cannot be written; the message names it.
+
+    """
+    pixels = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    options = [cv2.IMWRITE_JPEG_QUALITY, _QUALITY] if path.suffix.lower() in (".jpg", ".jpeg") else []
+    with naming(path):
+        path.write_bytes(cv2.imencode(path.suffix, pixels, options)[1].tobytes())
 
 
 def list_frames(folder: Path) -> list[str]:
