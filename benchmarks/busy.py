@@ -13,11 +13,12 @@ import statistics
 import subprocess
 import sys
 import time
+from datetime import date
 from pathlib import Path
 
 import torch
 
-from benchmarks import machine
+from benchmarks import machine, record
 
 #: OMP_WAIT_POLICY of a process; None leaves it unset. OpenMP reads it when torch is imported.
 POLICIES = (None, "passive", "active")
@@ -93,21 +94,21 @@ def main() -> None:
         return
 
     cores = len(os.sched_getaffinity(0))
-    record = {"kind": "busy", "machine": machine.describe(), "dtype": options.dtype, "load_before": os.getloadavg()}
+    busy_record = {
+        "kind": "busy",
+        "date": date.today().isoformat(),
+        "machine": machine.describe(),
+        "dtype": options.dtype,
+        "load_before": list(os.getloadavg()),
+    }
     settings = [(policy, busy, cores) for busy in (0, cores) for policy in POLICIES]
     settings += [(None, busy, 1) for busy in (0, cores)]
-    record["measurements"] = [
+    busy_record["measurements"] = [
         measure(policy, busy, options.seconds, threads, options.dtype) for policy, busy, threads in settings
     ]
-    for m in record["measurements"]:
-        policy = m["policy"] or "as OpenMP has it"
-        print(
-            f"{m['threads']} threads, {m['busy']} busy loops, waiting {policy:16s} {1 / m['median_s']:7.2f} frames a "
-            f"second, slowest frame {m['slowest_s'] * 1e3:7.1f} ms"
-        )
-    options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / "busy_cpu.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    record.write(busy_record, path)
+    record.print_record(busy_record)
     print(f"record: {path}")
 
 

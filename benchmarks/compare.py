@@ -5,7 +5,6 @@ of them; the shortest call of each counts. A time is only recorded for a result 
 """
 
 import argparse
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -161,6 +160,22 @@ def run(workloads: list[Workload], budget_s: float, *, with_flex: bool = True) -
     return result
 
 
+def part(text: str) -> tuple[int, int]:
+    """I and K of "I/K".
+
+    Raises:
+        argparse.ArgumentTypeError: it is none, or I is not from 1 to K.
+
+    """
+    try:
+        index, count = map(int, text.split("/"))
+        if not 1 <= index <= count:
+            raise ValueError
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected I/K with I from 1 to K, got {text!r}") from None
+    return index, count
+
+
 def main() -> None:
     """Measures, prints the table, writes the record and the plot."""
     from benchmarks import report, survey
@@ -170,6 +185,12 @@ def main() -> None:
     parser.add_argument(
         "--survey", action="store_true", help="the sizes of benchmarks/survey.py against torch's own attention"
     )
+    parser.add_argument(
+        "--part",
+        type=part,
+        metavar="I/K",
+        help="part I of K of the survey's cells, added to the record that is in the folder: for machines with a limit",
+    )
     parser.add_argument("--largest-batch", type=int, default=128, help="of --full (default 128)")
     parser.add_argument("--no-flex", action="store_true", help="leave out FlexAttention, which has to be compiled")
     parser.add_argument("--budget", type=float, help="seconds for a cell (default 2; 0.3 in the survey)")
@@ -177,11 +198,14 @@ def main() -> None:
     options = parser.parse_args()
 
     if options.survey:
-        surveyed = survey.run(survey.workloads(), options.budget or 0.3, with_flex=not options.no_flex)
-        options.output.mkdir(parents=True, exist_ok=True)
+        cells = survey.workloads()
+        cells = survey.part_of(cells, options.part) if options.part else cells
+        surveyed = survey.run(cells, options.budget or 0.3, with_flex=not options.no_flex)
         path = options.output / "survey_cpu.json"
-        path.write_text(json.dumps(surveyed, indent=1) + "\n")
-        survey.print_tables(surveyed)
+        if options.part and path.exists():
+            surveyed = survey.joined(record.read(path), surveyed)
+        record.write(surveyed, path)
+        record.print_record(surveyed)
         print(f"record: {path}")
         return
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks import tables
+from benchmarks import survey_tables, tables
 from benchmarks.gpu.tables import gpu_caption, gpu_tables
 from benchmarks.tables import Table
 
@@ -87,6 +87,20 @@ KINDS = {
         tables.trackers_tables,
         tables.trackers_caption,
         {"weights": dict, "dtype": str, "trackers": dict},
+    ),
+    "survey": Kind(
+        "Sizes that users bring",
+        survey_tables.survey_tables,
+        survey_tables.survey_caption,
+        {"load_before": list, "measurements": list},
+        ("implementation", "seconds", *survey_tables.CELL),
+    ),
+    "busy": Kind(
+        "A busy machine",
+        survey_tables.busy_tables,
+        survey_tables.busy_caption,
+        {"dtype": str, "load_before": list, "measurements": list},
+        ("policy", "busy", "threads", "median_s", "slowest_s"),
     ),
 }
 _COMMON = {"date": str, "machine": dict}

@@ -13,6 +13,8 @@ import torch
 
 from benchmarks import machine
 from benchmarks.compare import checked, shortest
+from benchmarks.record import RecordError
+from benchmarks.survey_tables import CELL
 from benchmarks.tables import BACKWARD, FORWARD
 from benchmarks.workload import IMPLEMENTATIONS, Workload
 from grm_kernels import cpu
@@ -56,7 +58,7 @@ def run(cells: list[Workload], budget_s: float, *, with_flex: bool = True) -> di
         "kind": "survey",
         "date": date.today().isoformat(),
         "machine": {**machine.describe(), "instruction_sets": cpu.instruction_sets()},
-        "load_before": os.getloadavg(),
+        "load_before": list(os.getloadavg()),
         "measurements": [],
     }
     counts = thread_counts()
@@ -77,44 +79,22 @@ def run(cells: list[Workload], budget_s: float, *, with_flex: bool = True) -> di
     return record
 
 
-def rows(record: dict) -> list[dict]:
-    """A row for a cell: its sizes, our seconds, and `ratios`, each baseline's time over ours; the worst cell first."""
-    cells: dict[tuple, dict[str, float]] = {}
-    keys = ("threads", "dtype", "run", "batch", "heads", "tokens", "channels")
-    for m in record["measurements"]:
-        cells.setdefault(tuple(m[key] for key in keys), {})[m["implementation"]] = m["seconds"]
-    table = []
-    for cell, seconds in cells.items():
-        ours = seconds.pop("ours")
-        ratios = {name: other / ours for name, other in seconds.items()}
-        table.append({**dict(zip(keys, cell, strict=True)), "seconds": ours, "ratios": ratios})
-    return sorted(table, key=lambda row: min(row["ratios"].values()))
+def part_of(cells: list[Workload], part: tuple[int, int]) -> list[Workload]:
+    """Part i of k of the cells, counted from 1: every k-th, so that parts take about as long."""
+    return cells[part[0] - 1 :: part[1]]
 
 
-def print_tables(record: dict) -> None:
-    """Prints the cells with a ratio below 1.0, then the others."""
-    from rich.console import Console
-    from rich.table import Table
+def joined(earlier: dict, record: dict) -> dict:
+    """One record of two that were measured on the same machine; of a cell that both have, the later counts.
 
-    console = Console()
-    console = console if console.width >= 120 else Console(width=120)
-    table = rows(record)
-    below = [row for row in table if min(row["ratios"].values()) < 1]
-    names = list(dict.fromkeys(name for row in table for name in row["ratios"]))
-    for title, part in (
-        (f"Below 1.0 ({len(below)} of {len(table)} cells)", below),
-        ("At least 1.0", table[len(below) :]),
-    ):
-        shown = Table("threads", "dtype", "pass", "B", "H", "N", "D", "ours", *names, title=title)
-        for row in part:
-            sizes = [str(row[key]) for key in ("batch", "heads", "tokens", "channels")]
-            ratios = [f"{row['ratios'][name]:.2f}x" if name in row["ratios"] else "n/a" for name in names]
-            dtype = row["dtype"].removeprefix("torch.")
-            shown.add_row(str(row["threads"]), dtype, row["run"], *sizes, f"{row['seconds'] * 1e3:.3g} ms", *ratios)
-        if part:
-            console.print(shown)
-    m = record["machine"]
-    console.print(
-        f"{m['processor']}, {m['instruction_set']} of {', '.join(m['instruction_sets'])}; torch {m['torch']}, "
-        f"{record['date']}, load {record['load_before'][0]:.2f} before. Ratios: time of the baseline over ours."
-    )
+    Raises:
+        RecordError: machine or sources are not the same.
+
+    """
+    for key in record["machine"].keys() | earlier["machine"].keys():
+        here, there = record["machine"].get(key), earlier["machine"].get(key)
+        if here != there:
+            raise RecordError(f"machine: expected {key} of the parts to be the same, got {there!r} and {here!r}")
+    keys = ("implementation", *CELL)
+    measured = {tuple(m[key] for key in keys): m for m in earlier["measurements"] + record["measurements"]}
+    return {**record, "load_before": earlier["load_before"], "measurements": list(measured.values())}
