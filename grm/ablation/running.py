@@ -27,6 +27,18 @@ from .plan import SPEED_FILE, Plan, Run
 Tell = Callable[[str], object]
 
 
+def check_data(plan: Plan) -> None:
+    """Looks for all that is read, before anything is written or computed.
+
+    Raises:
+        DataError: paths are missing; all of those to train on are named.
+
+    """
+    for run in plan.runs:
+        check_paths(run.config, run.config.data.train)
+    plan.sequences()
+
+
 def train(plan: Plan, processes: Processes, tell: Tell) -> bool:
     """Trains every run that has no weights yet, from its checkpoint if there is one.
 
@@ -39,10 +51,11 @@ def train(plan: Plan, processes: Processes, tell: Tell) -> bool:
         if not processes.any(not (run.folder / WEIGHTS_FILE).is_file()):
             continue
         tell(f"training {run.row.label}, seed {run.seed}: run {number} of {len(plan.runs)}, {run.folder}")
-        check_paths(run.config, run.config.data.train)
         pairs = training_pairs(run.config, run.config.training.seed)
         trainer = Trainer(run.config, pairs, run.folder, processes)
-        if not trainer.run(resume=processes.any((run.folder / CHECKPOINT_FILE).is_file())).finished:
+        result = trainer.run(resume=processes.any((run.folder / CHECKPOINT_FILE).is_file()))
+        # No process goes on before the first has written the weights.
+        if processes.any(not result.finished):
             return False
     return True
 

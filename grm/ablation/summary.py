@@ -222,7 +222,8 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _gap(gap: Difference) -> str:
-    return f"{100 * gap.mean:+.1f} ± {100 * gap.error:.1f}" + (" (noise)" if gap.is_noise else "")
+    error = "?" if math.isnan(gap.error) else f"{100 * gap.error:.1f}"
+    return f"{100 * gap.mean:+.1f} ± {error}" + (" (noise)" if gap.is_noise else "")
 
 
 def _order_gap(result: OrderResult) -> str:

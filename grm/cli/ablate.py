@@ -82,6 +82,7 @@ def ablate(
     Also which of the paper's orders appear, with paired errors. Stopped however it may be, the same command goes on.
     """
     from ..ablation.plan import BUDGETS, make_plan, settle
+    from ..ablation.running import check_data
     from ..ablation.tables import TABLES, choose_rows, with_figures
     from ..config import load_config
     from ..training.distributed import join_processes
@@ -98,6 +99,7 @@ def ablate(
         chosen = with_figures(chosen, figures)
     folder = output or Path("ablations") / f"{table.value}-{budget.value}"
     plan = make_plan(chosen, allowed, folder, pairs=pairs, preset=config, overrides=settings or (), root=root)
+    check_data(plan)
     with join_processes(device_named(device)) as processes:
         processes.any(False)  # nobody writes before all have come this far
         settle(plan, write=processes.first)

@@ -84,6 +84,8 @@ def test_mistakes_end_in_one_line(ablate, tmp_path):
         (("--row", "two"), "--row: expected two_stream, one_stream, ts, tsa, sa, got two"),
         (("--benchmark", "lasot"), "lasot: give --root, the folder of its data set"),
         (("--figures", "none.yaml"), "none.yaml: cannot be read as YAML"),
+        (("--benchmark", "got10k-val", "--root", "nowhere"), "GOT-10k val: missing: nowhere/val"),
+        (("--set", "data.train={a: {kind: folder, root: gone}}"), "a: missing: data/gone"),
         (("--set", "model.division.thresh=1"), "model.division.thresh: unknown key"),
     ):
         status, _, err = ablate("new", *arguments)
