@@ -79,7 +79,7 @@ def table4(model: ModelConfig) -> Table:
 
 
 def table5(model: ModelConfig) -> Table:
-    """Which layers divide, and how the template is summed up."""
+    """Which layers divide, and how the template is summed up. The sets of layers are ours, as the weights below."""
     depth = model.encoder.depth
     return Table(
         "Table 5: where the division is made, and from what",
