@@ -10,7 +10,7 @@ from ..data.sequence import Sequences
 from ..errors import ConfigError, DataError
 from ..evaluation.benchmarks import SYNTHETIC, find_benchmark, open_benchmark
 from ..files import write_text
-from ..weights import find_weights
+from ..weights import WEIGHTS, find_weights
 from .tables import Row, Table
 
 #: In the folder of an ablation.
@@ -104,13 +104,15 @@ def make_plan(
         root: of the benchmark's data set; None: as the configuration has it in `data.held_out`.
 
     Raises:
-        ConfigError: a row's configuration is not valid, or the benchmark has no public truth.
+        ConfigError: a configuration is not valid, the benchmark has no public truth, or there are no such weights.
 
     """
     if not find_benchmark(budget.benchmark).truth:
         raise ConfigError(f"--benchmark: the truth of {budget.benchmark} is not public; take another")
     shared = [*budget.overrides, "training.evaluate_every=0"]
     if budget.weights is not None:
+        if not find_weights(budget.weights).is_file():
+            raise ConfigError(f"--weights {budget.weights}: no such file; shipped weights: {', '.join(WEIGHTS)}")
         shared += [f"training.pretrained={json.dumps(str(find_weights(budget.weights)))}", "training.new_division=true"]
     if pairs is None and budget.pairs is not None:
         pairs = budget.pairs // (len(table.rows) * budget.seeds)

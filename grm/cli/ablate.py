@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .evaluate import INTERRUPTED
 from .options import Device, Settings, device_named, tell
 
 if TYPE_CHECKING:
@@ -103,10 +104,13 @@ def ablate(
     with join_processes(device_named(device)) as processes:
         processes.any(False)  # nobody writes before all have come this far
         settle(plan, write=processes.first)
-        finished = _work(plan, processes, rounds)
-    if not finished:
-        tell("stopped; the same command goes on")
-        raise typer.Exit(1)
+        try:
+            status = 0 if _work(plan, processes, rounds) else 1
+        except KeyboardInterrupt:
+            status = INTERRUPTED
+    if status:
+        tell(f"stopped: {folder} holds what is finished, and the same command goes on")
+        raise typer.Exit(status)
 
 
 def _work(plan: "Plan", processes: "Processes", rounds: int) -> bool:

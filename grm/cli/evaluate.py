@@ -37,8 +37,8 @@ NAMES = (
 )  # fmt: skip
 # Faults of so many sequences are printed.
 _PRINTED = 20
-# Status of a command that Ctrl-C ended.
-_INTERRUPTED = 130
+#: Status of a command that Ctrl-C ended.
+INTERRUPTED = 130
 
 
 class ProtocolName(str, Enum):
@@ -161,7 +161,7 @@ def evaluate(
                 bar.show()
         except KeyboardInterrupt:
             tell(f"stopped by you: {folder} holds what is finished, and the same command goes on")
-            raise typer.Exit(_INTERRUPTED) from None
+            raise typer.Exit(INTERRUPTED) from None
     _finish(benchmark, run, sequences, about["protocol"], found, whole=part.parts == 1)
 
 
