@@ -20,13 +20,12 @@ from grm.data import VideoSequence
 from grm.data.readers.folder import folder
 from grm.data.synthetic import HELD_OUT, SyntheticSequence, synthetic_sequence
 from grm.errors import DataError
+from grm.evaluation.failures import LOST_FRAMES, LOST_OVERLAP, lost_at
 from grm.evaluation.runner import follow, overlaps, unmoved_overlap
 from grm.model import load_model
 from grm.tracking import Tracker
 from grm_kernels import Category
 
-#: A target is lost at the first of so many frames in a row whose overlap is below this.
-LOST_FRAMES, LOST_OVERLAP = 5, 0.1
 #: It counts as hidden where less of it is seen; a loss is that of a hidden target if it was so then, or in so many
 #: frames before.
 HIDDEN, BEFORE = 0.5, 5
@@ -55,14 +54,6 @@ def track(tracker: Tracker, sequence: VideoSequence) -> Tracked:
     overlap = overlaps(np.stack([sequence.boxes[0], *boxes]), sequence)[1:]
     shares = np.array([(result.division == Category.A).mean((1, 2)) for result in results])
     return Tracked(boxes, np.array([float(result.score) for result in results]), shares, overlap)
-
-
-def lost_at(overlap: NDArray[np.float64]) -> int | None:
-    """The place in `overlap` at which the target is lost, if it is. Places without a truth do not count."""
-    known = np.flatnonzero(np.isfinite(overlap))
-    low = overlap[known] < LOST_OVERLAP
-    starts = [i for i in range(len(low) - LOST_FRAMES + 1) if low[i : i + LOST_FRAMES].all()]
-    return int(known[starts[0]]) if starts else None
 
 
 def loss_of(tracked: Tracked, sequence: SyntheticSequence) -> dict[str, bool] | None:

@@ -17,12 +17,12 @@ import torch
 from numpy.typing import NDArray
 
 from benchmarks import machine, record
-from benchmarks.learning import lost_at
 from grm.boxes import Boxes
 from grm.crop import Image
 from grm.data import VideoSequence
 from grm.data.readers.folder import folder
 from grm.errors import DataError
+from grm.evaluation.failures import lost_at
 from grm.evaluation.runner import FrameTracker, overlaps, track_sequence
 from grm.model import load_model
 from grm.tracking import Tracker

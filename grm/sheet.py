@@ -54,6 +54,15 @@ class Shot(NamedTuple):
     #: (4,) in pixels of the frame, NaN where they are not known.
     tracked: Boxes
     true: Boxes
+    #: Of the tracked box; NaN where it is not known.
+    score: float = float("nan")
+
+
+def most_divided(shots: Sequence[Shot], layers: Sequence[int], count: int) -> list[int]:
+    """So many of some layers, in their order: those whose tokens are nearest to being half in S, over all shots."""
+    shares = {layer: [float((shot.division[layer - 1] == Category.S).mean()) for shot in shots] for layer in layers}
+    mixed = {layer: sum(share * (1 - share) for share in of) for layer, of in shares.items()}
+    return sorted(sorted(layers, key=lambda layer: -mixed[layer])[:count])
 
 
 def frame_tile(shot: Shot, caption: str) -> Tile:

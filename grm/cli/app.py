@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..errors import GrmError, printable
-from . import ablate, data, evaluate, inspect, report, speed, track, train
+from . import ablate, data, evaluate, failures, inspect, report, speed, track, train
 from .signals import stop_as_ctrl_c
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.command(epilog="Example: grm speed --config grm_b256 --dtype bfloat16")(spee
 app.command(epilog="Example: grm train synthetic_tiny --set training.epochs=4 --output runs/short")(train.train)
 app.command(epilog="Example: grm evaluate lasot --root data/lasot --processes 4")(evaluate.evaluate)
 app.command(epilog="Example: grm report results/lasot/* theirs=raw/transt --html report.html")(report.report)
+app.command(epilog="Example: grm failures results/lasot/tiny-1234abcd --layer 4 --layer 6")(failures.failures)
 app.command(epilog="Example: grm bounds results/synthetic/tiny-1234abcd --output tiny.safetensors")(report.bounds)
 app.command(epilog="Example: grm submit results/got10k-test/tiny-1234abcd got10k.zip")(report.submit)
 app.command(epilog="Example: grm ablate table4 --budget small")(ablate.ablate)

@@ -1,0 +1,204 @@
+"""Where a tracker loses its target, and to what.
+
+A target is lost at the first of five frames in a row, of those in which it is in sight, with an overlap below 0.1.
+Before that it was last held in a frame with an overlap above 0.5, or given. Of what kind a loss is, is decided in this
+order:
+
+- `occlusion`: between the two there is a frame in which the target is not in sight, be it covered or out of view;
+- `size`: at the loss more than half of the smaller box, tracked or true, lies in the other: the box is in the right
+  place, and far too large or too small;
+- `look-alike`: the tracker is sure of something else. Where the boxes of other objects are known, as in synthetic
+  video: the tracked box overlaps one by more than 0.3 in one of the five frames. Where they are not: the median of its
+  scores over these frames is not below the score that 95% of the held frames of the run reach;
+- `drift`: anything else, or results without scores.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..boxes import Boxes, iou
+from ..data import VideoSequence
+from ..data.synthetic import SyntheticSequence
+from ..errors import DataError
+from .benchmarks import Benchmark
+from .metrics import frame_errors
+from .presence import HELD_OVERLAP, presence
+from .report import is_restarted
+from .results import Results
+from .scoring import Truth, held_frames, read_truth
+
+FailureKind = Literal["look-alike", "occlusion", "size", "drift"]
+#: A target is lost at the first of so many frames in a row whose overlap is below this.
+LOST_FRAMES, LOST_OVERLAP = 5, 0.1
+# A tracked box is on another object from this overlap on.
+_ON = 0.3
+# A box lies in another where this share of it does.
+_INSIDE = 0.5
+
+
+class Failure(NamedTuple):
+    """One loss of a target. Frames are counted from 0."""
+
+    #: The number of the sequence in its benchmark, and its name.
+    number: int
+    sequence: str
+    #: The last frame in which the target was held, the one in which it is lost, and the last of the five.
+    before: int
+    at: int
+    after: int
+    kind: FailureKind
+    #: The median of the scores over the five frames; NaN of results without.
+    score: float
+    #: The frame in which it is held again; None: in none.
+    found_again: int | None
+
+
+def lost_at(overlap: NDArray[np.float64]) -> int | None:
+    """The place in overlaps (N,) at which the target is lost, if it is. Those that are NaN do not count."""
+    lost = _lost_frames(overlap)
+    return None if lost is None else int(lost[0])
+
+
+def _lost_frames(overlap: NDArray[np.float64]) -> NDArray[np.int64] | None:
+    """(LOST_FRAMES,) the frames in a row at whose first the target is lost."""
+    known = np.flatnonzero(np.isfinite(overlap))
+    low = overlap[known] < LOST_OVERLAP
+    starts = [i for i in range(len(low) - LOST_FRAMES + 1) if low[i : i + LOST_FRAMES].all()]
+    return known[starts[0] : starts[0] + LOST_FRAMES] if starts else None
+
+
+def find_failures(
+    number: int,
+    truth: Truth,
+    boxes: Boxes,
+    scores: NDArray[np.float64] | None = None,
+    *,
+    sure: float | None = None,
+    others: Boxes | None = None,
+) -> list[Failure]:
+    """The losses of the target of one sequence; after each, a next one may come once the target is held again.
+
+    Args:
+        number: of the sequence.
+        truth: of its N frames.
+        boxes: (N, 4) tracked.
+        scores: (N,) of the tracker; None: it gave none.
+        sure: the score from which on the tracker counts as sure; None: that is not known.
+        others: (M, N, 4) boxes of other objects; None: they are not known.
+
+    """
+    errors = frame_errors(boxes, truth.boxes, truth.visible)
+    overlap = np.where(errors.valid, errors.overlap, np.nan)
+    found, start = [], 1  # the first box was given
+    while (lost := _lost_frames(overlap[start:])) is not None:
+        lost = lost + start
+        at, after = int(lost[0]), int(lost[-1])
+        held = np.flatnonzero(overlap[:at] > HELD_OVERLAP)
+        before = int(held[-1]) if len(held) else 0
+        again = after + 1 + np.flatnonzero(overlap[after + 1 :] > HELD_OVERLAP)
+        score = float("nan") if scores is None else float(np.median(scores[lost]))
+        found.append(
+            Failure(
+                number,
+                truth.name,
+                before,
+                at,
+                after,
+                _kind(errors.valid[before : at + 1], boxes, truth.boxes, lost, score, sure, others),
+                score,
+                int(again[0]) if len(again) else None,
+            )
+        )
+        if not len(again):
+            break
+        start = int(again[0])
+    return found
+
+
+def _kind(
+    in_sight: NDArray[np.bool_],
+    boxes: Boxes,
+    true: Boxes,
+    lost: NDArray[np.int64],
+    score: float,
+    sure: float | None,
+    others: Boxes | None,
+) -> FailureKind:
+    if not in_sight.all():
+        return "occlusion"
+    if _shared(boxes[lost[0]], true[lost[0]]) > _INSIDE:
+        return "size"
+    if others is not None:
+        on_another = bool((iou(others[:, lost], boxes[lost]) > _ON).any())
+    else:
+        on_another = sure is not None and score >= sure
+    return "look-alike" if on_another else "drift"
+
+
+def _shared(one: Boxes, other: Boxes) -> float:
+    """The share of the smaller of two boxes (4,) that lies in the other."""
+    sides = np.minimum(one[:2] + one[2:], other[:2] + other[2:]) - np.maximum(one[:2], other[:2])
+    smaller = min(one[2:].prod(), other[2:].prod())
+    return float(np.maximum(sides, 0).prod() / smaller) if smaller > 0 else 0.0
+
+
+def list_failures(
+    benchmark: Benchmark,
+    results: Results,
+    sequences: Sequence[VideoSequence],
+    advance: Callable[[], object] = lambda: None,
+) -> Iterator[Failure]:
+    """The losses in all sequences that there are results of; of several repetitions those in the first.
+
+    Args:
+        benchmark: that the results are of.
+        results: of a run in one pass.
+        sequences: of the benchmark.
+        advance: called for each sequence, twice.
+
+    Raises:
+        DataError: the truth is not public, the run had restarts, or results are broken.
+
+    """
+    if not benchmark.truth:
+        raise DataError(f"{benchmark.title}: its truth is not public: nobody can see where a target is lost")
+    if is_restarted(results):
+        raise DataError(f"{results.folder}: was run with restarts: expected one pass")
+    known: list[tuple[int, str, NDArray[np.float64] | None]] = []
+    held: list[NDArray[np.bool_]] = []
+    for number, sequence in enumerate(sequences):
+        if (name := results.find(sequence.name, benchmark.prefix)) is not None:
+            truth = read_truth(benchmark, sequence)
+            known.append((number, name, results.scores(name)))
+            held.append(held_frames(_boxes(results, name, truth), truth))
+        advance()
+    scored = [(scores, of) for (_, _, scores), of in zip(known, held, strict=True) if scores is not None]
+    worth = presence([scores for scores, _ in scored], [of for _, of in scored])
+    for number, name, scores in known:
+        sequence = sequences[number]
+        truth = read_truth(benchmark, sequence)
+        others = sequence.other_boxes if isinstance(sequence, SyntheticSequence) else None
+        sure = None if worth is None else worth.low
+        yield from find_failures(number, truth, _boxes(results, name, truth), scores, sure=sure, others=others)
+        advance()
+
+
+def _boxes(results: Results, name: str, truth: Truth) -> Boxes:
+    boxes = results.boxes(name)[0]
+    if len(boxes) < len(truth.boxes):
+        raise DataError(f"{results.folder}: {name}: {len(boxes)} boxes for {len(truth.boxes)} frames")
+    return boxes[: len(truth.boxes)]
+
+
+def varied(failures: Sequence[Failure], most: int) -> list[Failure]:
+    """At most so many of them, as many of each kind as there are, the first ones, in their order."""
+    kinds: dict[str, int] = {}
+    rounds = []
+    for place, failure in enumerate(failures):
+        rounds.append((kinds.get(failure.kind, 0), place))
+        kinds[failure.kind] = kinds.get(failure.kind, 0) + 1
+    chosen = sorted(place for _, place in sorted(rounds)[:most])
+    return [failures[place] for place in chosen]
