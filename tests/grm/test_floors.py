@@ -34,6 +34,7 @@ LATE = {
     "rich": ("training",),
     "tensorboard": (),
     "torch.utils.tensorboard": (),
+    "trax": (),
     "typer": ("cli",),
 }
 
