@@ -49,7 +49,8 @@ def report(
         ),
     ] = None,
     attributes: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Attributes of sequences: NAME,ATTRIBUTE,... in a line.")
+        Path | None,
+        typer.Option(metavar="FILE", help="Attributes: NAME,ATTRIBUTE,... in a line; default: the data set's."),
     ] = None,
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="One page with everything, plots included.")] = None,
     frames: Annotated[
@@ -199,16 +200,20 @@ def _compare(
     from rich.console import Console
     from rich.progress import Progress
 
+    from ..data.readers.attributes import attributes_of
     from ..evaluation.benchmarks import find_benchmark
-    from ..evaluation.report import compare, is_restarted, open_results_benchmark, read_attributes
+    from ..evaluation.report import compare, is_restarted, open_results_benchmark, read_attributes, results_root
 
-    known = None if attributes is None else read_attributes(attributes)
+    given = None if attributes is None else read_attributes(attributes)
     compared = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         for benchmark in dict.fromkeys(entry.benchmark for entry in entries):
             of = [entry.results for entry in entries if entry.benchmark == benchmark]
             sequences = open_results_benchmark(benchmark, of, roots.get(benchmark), names)
             row = find_benchmark(benchmark)
+            known, place = given, results_root(of, roots.get(benchmark))
+            if known is None and place is not None:
+                known = attributes_of(benchmark, place, (name.removeprefix(row.prefix) for name in of[0].names))
             # GOT-10k has one rule, whatever is asked for; a run with restarts is measured as one.
             usual = "restarts" if all(map(is_restarted, of)) else row.protocol
             chosen = [usual] if row.metric == "got10k" or not protocols else protocols

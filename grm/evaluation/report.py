@@ -252,13 +252,17 @@ def open_results_benchmark(
         # Those of a shorter run are the first of a longer one's.
         limit = max(run["limit"] for run in runs)
         return open_benchmark(name, None, synthetic=SyntheticConfig.model_validate(settings[0]), limit=limit)
+    root = results_root(entries, root)
     if root is None:
-        known = [run["root"] for run in runs if run.get("root")]
-        if not known:
-            raise ConfigError(f"{name}: results of other tools do not say where the data set is: give --root")
-        root = Path(known[0])
+        raise ConfigError(f"{name}: results of other tools do not say where the data set is: give --root")
     listed = [Path(run["names"]) for run in runs if run.get("names") and not whole]
     return open_benchmark(name, root, names=names or (listed[0] if listed else None))
+
+
+def results_root(entries: Sequence[Results], root: Path | None) -> Path | None:
+    """Where a data set is: where the user says, or else where one of our runs found it, if that is known."""
+    known = [results.run["root"] for results in entries if results.run is not None and results.run.get("root")]
+    return root or (Path(known[0]) if known else None)
 
 
 def read_attributes(path: Path) -> dict[str, list[str]]:

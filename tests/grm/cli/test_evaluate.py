@@ -13,6 +13,7 @@ from grm.evaluation.results import Results, read_run
 from grm.model import load_model
 
 from ..data.trees import write_boxes, write_folder, write_trackingnet
+from ..evaluation.trees import write_lasot_extension
 
 QUICK = ("--device", "cpu", "--threads", 1)
 
@@ -36,6 +37,21 @@ def test_bounds_are_measured_and_kept(grm, tmp_path):
     assert f"lost below {bounds.lost_below:.2f}, held from {bounds.held_from:.2f}" in out
     status, _, err = grm("bounds", run, "--output", tmp_path / "weights.pt")
     assert status == 1 and "expected a .safetensors file to write" in err
+
+
+def test_attributes_that_a_data_set_has(grm, tmp_path):
+    """Of LaSOT's flags, without a file of the user's; and the user's, where there is one."""
+    names = write_lasot_extension(tmp_path / "data")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name in names:
+        np.savetxt(flat / f"{name}.txt", np.full((5, 4), 20.0), delimiter=",")
+    command = ("report", flat, "--benchmark", "lasot-extension", "--root", tmp_path / "data")
+    status, out, _ = grm(*command)
+    assert status == 0 and table(out)["OV"][0] == "2" and "FOC" not in table(out)
+    (tmp_path / "mine.txt").write_text("atv-1,fast\n")
+    status, out, _ = grm(*command, "--attributes", tmp_path / "mine.txt")
+    assert status == 0 and table(out)["fast"][0] == "1" and "OV" not in table(out)
 
 
 def test_names_are_those_of_the_benchmarks():
