@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks import survey_tables, tables
 from benchmarks.gpu.tables import gpu_caption, gpu_tables
+from benchmarks.robustness_tables import robustness_caption, robustness_tables
 from benchmarks.tables import Table
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -81,6 +82,12 @@ KINDS = {
         tables.learning_tables,
         tables.learning_caption,
         {"weights": str, "dtype": str, "synthetic": dict},
+    ),
+    "robustness": Kind(
+        "What a tracker bears",
+        robustness_tables,
+        robustness_caption,
+        {"weights": str, "dtype": str, "sequences": int, "bounds": dict, "cases": dict},
     ),
     "trackers": Kind(
         "Trackers side by side",
