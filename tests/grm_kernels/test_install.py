@@ -1,5 +1,6 @@
 """Building and installing: a wheel that runs from an empty folder, and an installation without a compiler."""
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+# Whether what the tracker needs is here: other versions of torch are tried with the operator alone.
+TRACKER = importlib.util.find_spec("typer") is not None
 FILES = ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "csrc", "grm_kernels", "grm")
 
 
@@ -79,10 +82,10 @@ def test_wheel_runs_from_an_empty_folder(checkout, tmp_path):
     script = empty / "example.py"
     script.write_text(EXAMPLE)
     run("example", cwd=empty, PYTHONPATH=f"{site}{os.pathsep}{empty}", PYTHONWARNINGS="error")
-    # Presets and weights are in it, too.
-    assert "the default" in run("grm", "presets", cwd=empty, PYTHONPATH=str(site))
-    script.write_text("import grm; print(grm.load_model().config.encoder.width, grm.__file__)")
-    assert run("example", cwd=empty, PYTHONPATH=f"{site}{os.pathsep}{empty}").startswith(f"192 {site}")
+    if TRACKER:  # presets and weights are in it, too
+        assert "the default" in run("grm", "presets", cwd=empty, PYTHONPATH=str(site))
+        script.write_text("import grm; print(grm.load_model().config.encoder.width, grm.__file__)")
+        assert run("example", cwd=empty, PYTHONPATH=f"{site}{os.pathsep}{empty}").startswith(f"192 {site}")
     # The source folder has the package too, without compiled kernels, and comes first there.
     report = run("grm_kernels", cwd=checkout, PYTHONPATH=str(site))
     assert f"are installed in {site / 'grm_kernels'}, but the source folder {checkout} hides that package" in report
