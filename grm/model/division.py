@@ -8,9 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from grm_kernels import Category
+from grm_kernels import division as kernels
 
 from ..config import DivisionConfig
-from .linear import LinearGELU, PairLinearGELU
 
 #: What the columns of a prediction stand for. Column 0 is S in every variant.
 COLUMNS: dict[str, tuple[Category, ...]] = {
@@ -35,6 +35,8 @@ class Division(NamedTuple):
     #: (B, search tokens, 3), columns T, S, A: the straight-through one-hot that attention got, or with the soft policy
     #: the probabilities. What else is computed from it has a gradient, too.
     policy: Tensor | None = None
+    #: (B, N) uint8: `categories` behind the template's, where they were made as one.
+    all_categories: Tensor | None = None
 
 
 class TokenDivision(nn.Module):
@@ -45,24 +47,26 @@ class TokenDivision(nn.Module):
         template_tokens: how many tokens, at the front of the sequence, are the template's.
         search_tokens: how many follow.
         config: the variant, pooling and decision, as of `DivisionConfig.of_layer`.
+        backend: of attention; the division's is the same, where it has it.
+
 
     """
 
-    margin: Tensor
     column_categories: Tensor
-    separate: Tensor
-    other: Tensor
     category_of_rank: Tensor | None
 
-    def __init__(self, width: int, template_tokens: int, search_tokens: int, config: DivisionConfig):
+    def __init__(
+        self, width: int, template_tokens: int, search_tokens: int, config: DivisionConfig, backend: str | None = None
+    ):
         super().__init__()
         columns = COLUMNS[config.variant]
-        # (The search tokens' part of the first layer could join the product for q, k, v. That was measured, and is no
-        # faster on a CPU: the template tokens' share of it costs more than the call that it saves.)
-        self.first = PairLinearGELU(width, config.hidden[0])
-        self.second = LinearGELU(*config.hidden)
+        self.first = nn.Linear(2 * width, config.hidden[0])
+        self.second = nn.Linear(*config.hidden)
         self.third = nn.Linear(config.hidden[1], len(columns))
-        self.template_tokens = template_tokens
+        #: The first layer's part for the search tokens, once `take_apart` was called and no other product has it.
+        self.search: nn.Module | None = None
+        self._weights: kernels.DivisionWeights | None = None
+        self.width, self.template_tokens = width, template_tokens
         self.columns = columns
         self.pooling = config.pooling
         self.soft = config.soft
@@ -71,19 +75,21 @@ class TokenDivision(nn.Module):
         self.supervised_only = config.variant == "ranked"
         #: So many tokens interact at least.
         self.at_least = int(search_tokens * (config.ratio or 0)) if config.ratio_rule == "minimum" else 0
+        self.backend = backend if backend in kernels.BACKENDS else None
         # P(S) < t is the same as log P(other) - log P(S) > log((1 - t) / t).
         t = config.threshold or 0.5
-        self.register_buffer("margin", torch.tensor(math.log((1 - t) / t)), persistent=False)
+        self.margin = math.log((1 - t) / t)
         self.register_buffer("column_categories", torch.tensor(columns, dtype=torch.uint8), persistent=False)
-        self.register_buffer("separate", self.column_categories[0].clone(), persistent=False)
-        self.register_buffer("other", self.column_categories[1].clone(), persistent=False)
         self.register_buffer("category_of_rank", _category_of_rank(search_tokens, config), persistent=False)
 
-    def forward(self, x: Tensor) -> Division:
-        """Divides the search tokens of x (B, N, width), the normalised [template; search] that attention reads too."""
-        logits = self.logits(x)
+    def forward(self, x: Tensor, projected: Tensor | None = None) -> Division:
+        """Divides the search tokens of x (B, N, width), the normalised [template; search] that attention reads too.
+
+        `projected` is as of `logits`.
+        """
         if not (self.training or self.soft):
-            return Division(self._decide(logits))
+            return self._divide(x, projected)
+        logits = self.logits(x, projected)
         log_probs = F.log_softmax(logits, dim=-1, dtype=torch.promote_types(logits.dtype, torch.float32))
         if self.soft:
             return Division(None, log_probs, self._policy(_regional(log_probs.exp(), self.region)))
@@ -97,25 +103,56 @@ class TokenDivision(nn.Module):
             policy = _LimitedGradient.apply(policy, self.gradient_limit / len(policy))
         return Division(self.column_categories[sample.argmax(-1)], log_probs, policy)
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Unnormalised log-probabilities (B, search tokens, C) of the categories in `COLUMNS`."""
-        template, search = x[:, : self.template_tokens], x[:, self.template_tokens :]
-        pooled = template.amax(dim=1) if self.pooling == "max" else template.mean(dim=1)
-        return self.third(self.second(self.first(search, pooled)))
+    def logits(self, x: Tensor, projected: Tensor | None = None) -> Tensor:
+        """Unnormalised log-probabilities (B, search tokens, C) of the categories in `COLUMNS`.
 
-    def _decide(self, logits: Tensor) -> Tensor:
-        if len(self.columns) > 2:
-            return self.column_categories[logits.argmax(-1)]
-        score = logits[..., 1] - logits[..., 0]
-        if self.category_of_rank is None and not self.at_least:
-            return torch.where(score > self.margin, self.other, self.separate)
-        order = score.argsort(dim=-1, descending=True, stable=True)
-        if self.category_of_rank is None:
-            decided = torch.where(score > self.margin, self.other, self.separate)
-            best = order[:, : self.at_least]
-            return decided.scatter(1, best, self.other.expand_as(best))
-        categories = self.category_of_rank.expand_as(order)
-        return torch.empty_like(categories, memory_format=torch.contiguous_format).scatter(1, order, categories)
+        `projected` is the search tokens' part of the first layer (B, search tokens, hidden), where another product than
+        that with `search` made it.
+        """
+        return kernels.logits(*self._inputs(x, projected), average=self.pooling == "average")
+
+    def take_apart(self) -> None:
+        """Separates the first layer's part for the search tokens, `search`, from the rest; for inference only, and for
+        good. Another product may take it over.
+        """
+        self._weights = kernels.DivisionWeights(*(tensor.detach().contiguous() for tensor in self._whole_weights()))
+        self.search = nn.Linear(self.width, self.first.out_features, bias=False, device="meta")
+        self.search.weight = nn.Parameter(self.first.weight[:, : self.width].contiguous(), requires_grad=False)
+        del self.first, self.second, self.third
+
+    def _whole_weights(self) -> kernels.DivisionWeights:
+        layers = (self.second.weight, self.second.bias, self.third.weight, self.third.bias)
+        return kernels.DivisionWeights(self.first.weight[:, self.width :], self.first.bias, *layers)
+
+    def _inputs(self, x: Tensor, projected: Tensor | None) -> tuple[Tensor, Tensor, kernels.DivisionWeights]:
+        template, search = x[:, : self.template_tokens], x[:, self.template_tokens :]
+        if self._weights is None:
+            return F.linear(search, self.first.weight[:, : self.width]), template, self._whole_weights()
+        if projected is None:
+            assert self.search is not None  # else the product that has it gives it
+            projected = self.search(search)
+        return projected, template, self._weights
+
+    def _divide(self, x: Tensor, projected: Tensor | None) -> Division:
+        with torch.no_grad():  # a category has no gradient
+            categories, logits = kernels.divide(
+                *self._inputs(x, projected),
+                self.column_categories,
+                average=self.pooling == "average",
+                margin=self.margin,
+                category_of_rank=self.category_of_rank,
+                backend=self.backend,
+            )
+        if self.at_least:
+            categories = self._raised(categories, logits)
+        return Division(categories[:, self.template_tokens :], all_categories=categories)
+
+    def _raised(self, categories: Tensor, logits: Tensor) -> Tensor:
+        """Categories (B, N) of all tokens in which `at_least` so many search tokens, those that lead most, interact."""
+        lead = logits[..., 1] - logits[..., 0]
+        best = lead.argsort(dim=-1, descending=True, stable=True)[:, : self.at_least] + self.template_tokens
+        return categories.scatter(1, best, self.column_categories[1].expand_as(best))
+
 
     def _policy(self, columns: Tensor) -> Tensor:
         by_category = dict(zip(self.columns, columns.unbind(-1), strict=True))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..config import ModelConfig, overridden_model
 from .convolution import ConvolutionBlock
-from .division import Division
+from .division import Division, TokenDivision
 from .encoder import Encoder
 from .head import CenterHead, decode_boxes
 from .packing import pack_linear_layers
@@ -93,14 +93,15 @@ class GRM(nn.Module):
     ) -> "GRM":
         """A copy in evaluation mode that computes the same, faster.
 
-        The batch normalisations are folded into the convolutions before them, and on a CPU the weights of the linear
-        layers are packed (`grm.model.packing`). It stays on its device and in its dtype, cannot be trained, and its
-        weights are neither saved nor loaded: keep the original for that.
+        The batch normalisations are folded into the convolutions before them, the branches of the head are merged, and
+        the search tokens' part of a division's first layer joins the product for q, k, v. On a CPU it does not, and the
+        weights of the linear layers are packed there (`grm.model.packing`). The copy stays on its device and in its
+        dtype, cannot be trained, and its weights are neither saved nor loaded: keep the original for that.
 
         Args:
             device: of the copy; None: as this model.
             dtype: of the copy; None: as this model.
-            pack: whether weights are packed. torch.compile cannot look into packed ones.
+            pack: whether a CPU's copy has packed weights. torch.compile cannot look into packed ones.
 
         Raises:
             RuntimeError: this is such a copy.
@@ -109,9 +110,15 @@ class GRM(nn.Module):
         if self.prepared:
             raise RuntimeError("this model is prepared for inference; prepare the one it was prepared from")
         prepared = copy.deepcopy(self).to(device=device, dtype=dtype).eval().requires_grad_(False)
-        for module in prepared.modules():
+        for module in list(prepared.modules()):
             if isinstance(module, ConvolutionBlock):
                 module.fold()
+            elif isinstance(module, TokenDivision):
+                module.take_apart()
+        prepared.head.merge()
+        if not pack or prepared.encoder.norm.weight.device.type != "cpu":
+            for layer in prepared.encoder.layers:
+                layer.attention.join_division()
         if pack:
             pack_linear_layers(prepared, self.config.template_tokens + self.config.search_side**2)
         # The features come in this order from the encoder.

@@ -38,6 +38,8 @@ class CenterHead(nn.Module):
         self.center = _branch(width, channels, 1)
         self.size = _branch(width, channels, 2)
         self.offset = _branch(width, channels, 2)
+        #: All three, see `merge`.
+        self.merged: nn.Sequential | None = None
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
@@ -46,8 +48,26 @@ class CenterHead(nn.Module):
 
     def forward(self, features: Tensor) -> HeadMaps:
         """Maps of features (B, width, F, F)."""
+        if self.merged is not None:
+            maps = _widened(self.merged(features))
+            bounded = maps[:, :4].sigmoid().clamp(MARGIN, 1 - MARGIN)
+            return HeadMaps(bounded[:, :1], bounded[:, 2:], maps[:, 4:])
         score, size, offset = (_widened(branch(features)) for branch in (self.center, self.size, self.offset))
         return HeadMaps(score.sigmoid().clamp(MARGIN, 1 - MARGIN), size.sigmoid().clamp(MARGIN, 1 - MARGIN), offset)
+
+    def merge(self) -> None:
+        """Makes one of the three branches, which then run at the same time; for inference only, and for good.
+
+        The first convolution has the outputs of all three, the others have them as groups. The batch normalisations are
+        folded before. A centre has one output, so its group gets a second one, which is not read.
+        """
+        branches = (self.center, self.size, self.offset)
+        layers: list[nn.Module] = []
+        for number in range(4):
+            first = _grouped([branch[number].convolution for branch in branches], groups=1 if number == 0 else 3)
+            layers += [first, nn.ReLU()]
+        self.merged = nn.Sequential(*layers, _grouped([branch[4] for branch in branches], groups=3))
+        del self.center, self.size, self.offset
 
 
 def decode_boxes(maps: HeadMaps, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -83,6 +103,23 @@ def _branch(width: int, channels: int, outputs: int) -> nn.Sequential:
     widths = [width, *(channels >> i for i in range(4))]
     blocks = [ConvolutionBlock(widths[i], widths[i + 1]) for i in range(4)]
     return nn.Sequential(*blocks, nn.Conv2d(widths[-1], outputs, 1))
+
+
+def _grouped(convolutions: list[nn.Conv2d], groups: int) -> nn.Conv2d:
+    """Convolutions of one kernel side by side: on the same input, or each on its own part of it."""
+    outputs = max(convolution.out_channels for convolution in convolutions)
+    inputs, kernel = convolutions[0].in_channels * groups, convolutions[0].kernel_size
+    like = convolutions[0].weight
+    merged = nn.Conv2d(
+        inputs, outputs * len(convolutions), kernel, padding=convolutions[0].padding, groups=groups, device="meta"
+    )
+    weight = like.new_zeros(len(convolutions), outputs, *like.shape[1:])
+    bias = like.new_zeros(len(convolutions), outputs)
+    for i, convolution in enumerate(convolutions):
+        weight[i, : convolution.out_channels] = convolution.weight
+        bias[i, : convolution.out_channels] = convolution.bias
+    merged.weight, merged.bias = (nn.Parameter(x.flatten(0, 1), requires_grad=False) for x in (weight, bias))
+    return merged
 
 
 def _widened(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ the weights anew in every call. oneDNN, which comes with torch, does neither whe
 import torch
 from torch import Tensor, nn
 
-from .linear import LinearGELU, PairLinearGELU
+from .linear import LinearGELU
 
 
 class PackedLinear(nn.Module):
@@ -27,33 +27,9 @@ class PackedLinear(nn.Module):
         self.bias = None if bias is None else bias.detach()
         self.post = "gelu" if gelu else "none"
 
-    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
-        """(..., inputs) to (..., outputs), with another bias (outputs,) if given."""
-        bias = self.bias if bias is None else bias
-        return torch.ops.mkldnn._linear_pointwise(x, self.weight, bias, self.post, [], "none")
-
-
-class PackedPairLinearGELU(nn.Module):
-    """`PairLinearGELU` with packed weights.
-
-    Args:
-        layer: to be packed.
-        rows: as of `PackedLinear`.
-
-    """
-
-    def __init__(self, layer: PairLinearGELU, rows: int):
-        super().__init__()
-        for_x, for_shared = layer.weight.chunk(2, dim=1)
-        self.for_x = PackedLinear(for_x, None, rows, gelu=True)
-        self.for_shared = PackedLinear(for_shared, layer.bias, 1)
-
-    def forward(self, x: Tensor, shared: Tensor) -> Tensor:
-        """(B, N, width) and (B, width) to (B, N, outputs)."""
-        # To the tokens of one sample, what they share is a bias.
-        biases = self.for_shared(shared).unbind(0)
-        outputs = [self.for_x(tokens, bias) for tokens, bias in zip(x.split(1), biases, strict=True)]
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., inputs) to (..., outputs)."""
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, self.post, [], "none")
 
 
 def pack_linear_layers(model: nn.Module, rows: int) -> None:
@@ -68,11 +44,7 @@ def pack_linear_layers(model: nn.Module, rows: int) -> None:
         for name, child in module.named_children():
             if not isinstance(child, nn.Linear) or not _can_be_packed(child.weight):
                 continue
-            if isinstance(child, PairLinearGELU):
-                packed = PackedPairLinearGELU(child, rows)
-            else:
-                packed = PackedLinear(child.weight, child.bias, rows, gelu=isinstance(child, LinearGELU))
-            setattr(module, name, packed)
+            setattr(module, name, PackedLinear(child.weight, child.bias, rows, gelu=isinstance(child, LinearGELU)))
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -1,12 +1,12 @@
-"""Linear layers with GELU, on pairs, and packed: against the plain formulas in float64."""
+"""Linear layers with GELU, and packed: against the plain formulas in float64."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from grm.model.linear import LinearGELU, PairLinearGELU
-from grm.model.packing import PackedLinear, PackedPairLinearGELU, _can_be_packed, pack_linear_layers
+from grm.model.linear import LinearGELU
+from grm.model.packing import PackedLinear, _can_be_packed, pack_linear_layers
 
 from .small import small_model
 
@@ -17,30 +17,6 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 def skip_unless_packable(layer):
     if not _can_be_packed(layer.weight):
         pytest.skip(f"oneDNN does not pack {layer.weight.dtype} on this CPU")
-
-
-def pair(layer, x, shared):
-    joined = torch.cat([x, shared.unsqueeze(1).expand_as(x)], dim=-1).double()
-    return F.gelu(F.linear(joined, layer.weight.double(), layer.bias.double()))
-
-
-def assert_close(actual, expected, dtype):
-    assert actual.dtype == dtype
-    torch.testing.assert_close(actual.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
-
-
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "packed"])
-@pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
-def test_pair_is_a_linear_layer_on_both(dtype, packed, batch):
-    torch.manual_seed(0)
-    layer = PairLinearGELU(16, 8).to(dtype)
-    if packed:
-        skip_unless_packable(layer)
-    x, shared = torch.randn(batch, 5, 16).to(dtype), torch.randn(batch, 16).to(dtype)
-    with torch.no_grad():
-        actual = (PackedPairLinearGELU(layer, 5) if packed else layer)(x, shared)
-    assert_close(actual, pair(layer, x, shared), dtype)
 
 
 @pytest.mark.parametrize("gelu", [False, True])
@@ -54,12 +30,13 @@ def test_packed_layer_computes_the_same(dtype, bias, gelu):
     expected = F.linear(x.double(), layer.weight.double(), layer.bias.double() if bias else None)
     with torch.no_grad():
         actual = PackedLinear(layer.weight, layer.bias, 14, gelu)(x)
-    assert_close(actual, F.gelu(expected) if gelu else expected, dtype)
+    assert actual.dtype == dtype
+    expected = F.gelu(expected) if gelu else expected
+    torch.testing.assert_close(actual.double(), expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
 def test_every_layer_is_packed():
-    model = small_model()
-    pack_linear_layers(model, 20)
+    model = small_model().prepare_inference()
     assert not any(isinstance(module, nn.Linear) for module in model.modules())
 
 
