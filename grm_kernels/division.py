@@ -8,6 +8,7 @@ W_x x is given: it reads what the projection to q, k, v reads and can be a part 
 for inference and keep in float32 what they compute; with float64, or where a gradient is wanted, PyTorch serves.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -68,19 +69,24 @@ def divide(
 
     """
     _check(projected, template, weights, columns, category_of_rank)
+    serve = OPERATORS[choose(weights, backend, needs_grad=_needs_grad(projected, *weights))]
+    return serve(projected, template, *weights, columns, category_of_rank, average, margin)
+
+
+def choose(weights: DivisionWeights, backend: str | None, *, needs_grad: bool) -> str:
+    """The backend that serves `divide` with these weights: the one named, or what is compiled for their device, if it
+    can, or the reference.
+
+    Raises:
+        ValueError: the backend named cannot serve; says why.
+
+    """
     if backend is None:  # (Triton's interpreter, which could serve on a CPU, is for tests and has to be named.)
-        backend = "triton" if projected.device.type == "cuda" else "cpu"
-        if not_supported_reasons(backend, projected, weights):
-            backend = "reference"
-    elif reasons := not_supported_reasons(backend, projected, weights):
+        backend = "triton" if weights.first.device.type == "cuda" else "cpu"
+        return "reference" if not_supported_reasons(backend, weights, needs_grad=needs_grad) else backend
+    if reasons := not_supported_reasons(backend, weights, needs_grad=needs_grad):
         raise ValueError(f"backend: {backend!r} cannot serve: {'; '.join(reasons)}")
-    if backend == "reference":
-        scores = logits(projected, template, weights, average=average)
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        decided = decide(scores, columns, margin, category_of_rank)
-        return F.pad(decided, (template.shape[1], 0), value=int(Category.T)), scores
-    operator = getattr(torch.ops.grm_kernels, f"{backend}_divide")
-    return operator(projected, template, *weights, columns, category_of_rank, average, margin)
+    return backend
 
 
 def logits(projected: Tensor, template: Tensor, weights: DivisionWeights, *, average: bool = False) -> Tensor:
@@ -103,19 +109,29 @@ def decide(logits: Tensor, columns: Tensor, margin: float = 0.0, category_of_ran
     return torch.empty_like(categories, memory_format=torch.contiguous_format).scatter(1, order, categories)
 
 
-def not_supported_reasons(backend: str, projected: Tensor, weights: DivisionWeights) -> list[str]:
-    """What keeps a backend from serving `divide` with these arguments; nothing if it can."""
+def not_supported_reasons(backend: str, weights: DivisionWeights, *, needs_grad: bool) -> list[str]:
+    """What keeps a backend from serving `divide` with these weights; nothing if it can."""
     if backend == "reference":
         return []
     if backend not in BACKENDS:
         return [f"expected one of {', '.join(BACKENDS)}"]
-    reasons = []
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (projected, *weights)):
-        reasons.append("has no gradient")
+    reasons = ["has no gradient"] if needs_grad else []
     # What a backend needs of attention's tensors but for their sizes: all are served here.
     like = weights.third_bias[:1].expand(1, 1, 1, 16)
     needs = cpu if backend == "cpu" else triton
     return reasons + needs.not_supported_reasons(like, needs_grad=False)
+
+
+def _needs_grad(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def _reference(projected, template, *arguments) -> tuple[Tensor, Tensor]:
+    *weights, columns, category_of_rank, average, margin = arguments
+    scores = logits(projected, template, DivisionWeights(*weights), average=average)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    decided = decide(scores, columns, margin, category_of_rank)
+    return F.pad(decided, (template.shape[1], 0), value=int(Category.T)), scores
 
 
 def _check(
@@ -192,3 +208,10 @@ for _backend in ("cpu", "triton"):
     torch.library.register_fake(f"grm_kernels::{_backend}_divide", _fake, lib=ops.LIBRARY)
 for _key in ("CUDA", "CPU"):
     ops.LIBRARY.impl("triton_divide", _triton, _key)
+
+#: By backend; unchecked, arguments as the schema says.
+OPERATORS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
+    "cpu": torch.ops.grm_kernels.cpu_divide.default,
+    "triton": torch.ops.grm_kernels.triton_divide.default,
+    "reference": _reference,
+}

@@ -49,7 +49,6 @@ class TokenDivision(nn.Module):
         config: the variant, pooling and decision, as of `DivisionConfig.of_layer`.
         backend: of attention; the division's is the same, where it has it.
 
-
     """
 
     column_categories: Tensor
@@ -116,6 +115,7 @@ class TokenDivision(nn.Module):
         good. Another product may take it over.
         """
         self._weights = kernels.DivisionWeights(*(tensor.detach().contiguous() for tensor in self._whole_weights()))
+        self._serve = kernels.OPERATORS[kernels.choose(self._weights, self.backend, needs_grad=False)]
         self.search = nn.Linear(self.width, self.first.out_features, bias=False, device="meta")
         self.search.weight = nn.Parameter(self.first.weight[:, : self.width].contiguous(), requires_grad=False)
         del self.first, self.second, self.third
@@ -134,15 +134,23 @@ class TokenDivision(nn.Module):
         return projected, template, self._weights
 
     def _divide(self, x: Tensor, projected: Tensor | None) -> Division:
-        with torch.no_grad():  # a category has no gradient
-            categories, logits = kernels.divide(
-                *self._inputs(x, projected),
-                self.column_categories,
-                average=self.pooling == "average",
-                margin=self.margin,
-                category_of_rank=self.category_of_rank,
-                backend=self.backend,
-            )
+        average = self.pooling == "average"
+        projected, template, weights = self._inputs(x, projected)
+        if self._weights is not None:  # what they are was asked when they were taken apart
+            decision = (self.column_categories, self.category_of_rank, average, self.margin)
+            categories, logits = self._serve(projected, template, *weights, *decision)
+        else:
+            with torch.no_grad():  # a category has no gradient
+                categories, logits = kernels.divide(
+                    projected,
+                    template,
+                    weights,
+                    self.column_categories,
+                    average=average,
+                    margin=self.margin,
+                    category_of_rank=self.category_of_rank,
+                    backend=self.backend,
+                )
         if self.at_least:
             categories = self._raised(categories, logits)
         return Division(categories[:, self.template_tokens :], all_categories=categories)
@@ -152,7 +160,6 @@ class TokenDivision(nn.Module):
         lead = logits[..., 1] - logits[..., 0]
         best = lead.argsort(dim=-1, descending=True, stable=True)[:, : self.at_least] + self.template_tokens
         return categories.scatter(1, best, self.column_categories[1].expand_as(best))
-
 
     def _policy(self, columns: Tensor) -> Tensor:
         by_category = dict(zip(self.columns, columns.unbind(-1), strict=True))

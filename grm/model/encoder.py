@@ -4,16 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grm_kernels import (
-    Category,
-    category_attention,
-    category_attention_packed,
-    explain,
-    masked_attention,
-    separate_attention,
-)
+from grm_kernels import Category, category_attention, category_attention_packed, explain
 from grm_kernels.categories import one_hot
+from grm_kernels.normalization import add_layer_norm
 from grm_kernels.ops import unpack
+from grm_kernels.reference import masked_attention, separate_attention
 
 from ..config import EncoderConfig, ModelConfig
 from ..errors import ConfigError
@@ -79,10 +74,13 @@ class Encoder(nn.Module):
         """
         x = torch.cat([template, search], dim=1)
         divisions = []
-        for layer in self.layers:
-            x, division = layer(x)
+        # A layer's last sum and the next one's first normalisation are one step.
+        norms = [layer.norm1 for layer in self.layers] + [self.norm]
+        normalised = norms[0](x)
+        for layer, following in zip(self.layers, norms[1:], strict=True):
+            x, normalised, division = layer(x, normalised, following)
             divisions.append(division)
-        return self.norm(x), tuple(divisions)
+        return normalised, tuple(divisions)
 
     def _embed(self, image: Tensor) -> Tensor:
         return self.stem(image.to(self.search_position.dtype)).flatten(2).transpose(1, 2)
@@ -90,6 +88,8 @@ class Encoder(nn.Module):
 
 class Layer(nn.Module):
     """One pre-norm transformer layer; the last one gives the search tokens only, as nothing reads the template's.
+
+    `norm1` is applied before, with the sum that ends the layer before.
 
     Args:
         config: of the whole model.
@@ -108,13 +108,24 @@ class Layer(nn.Module):
         self.drop_path = DropPath(encoder.drop_path * (number - 1) / max(1, encoder.depth - 1))
         self.first_token_kept = config.template_tokens if number == encoder.depth else 0
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Division]:
-        """(B, N, width) to the same, or to (B, N_search, width) in the last layer, and the layer's division."""
-        attended, division = self.attention(self.norm1(x))
+    def forward(self, x: Tensor, normalised: Tensor, following: nn.LayerNorm) -> tuple[Tensor, Tensor, Division]:
+        """Relates tokens (B, N, width), given with the result of `norm1`.
+
+        Returns:
+            x: of the same shape, or (B, N_search, width) in the last layer.
+            normalised: x after the `following` normalisation.
+            division: the layer's.
+
+        """
+        attended, division = self.attention(normalised)
         if self.first_token_kept:
             x, attended = x[:, self.first_token_kept :], attended[:, self.first_token_kept :].contiguous()
-        x = x + self.drop_path(self.attention.projection(attended))
-        return x + self.drop_path(self.mlp(self.norm2(x))), division
+        x, normalised = self._add(x, self.attention.projection(attended), self.norm2)
+        return *self._add(x, self.mlp(normalised), following), division
+
+    def _add(self, x: Tensor, branch: Tensor, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+        backend = self.attention.backend
+        return add_layer_norm(x, self.drop_path(branch), norm.weight, norm.bias, norm.eps, backend)
 
 
 class Attention(nn.Module):
@@ -143,8 +154,7 @@ class Attention(nn.Module):
         if number in config.division_layers:
             division = config.division.of_layer(number)
             self.division = TokenDivision(encoder.width, n_template, n_search, division, encoder.backend)
-        #: Columns of `qkv` that are the division's.
-        self.joined = 0
+        self.joined = 0  # columns of `qkv` that are the division's
         self.fixed = _fixed_category(config, number)
         if self.fixed is not None and self.division is not None:
             self.division.requires_grad_(False)  # kept for its weights only: neither optimised nor waited for
@@ -179,12 +189,9 @@ class Attention(nn.Module):
     def join_division(self) -> None:
         """Lets the product for q, k, v make the division's product with the search tokens too.
 
-        It reads the same tokens, and the template's take no part in what is made of it. For inference only, and for
-        good; `TokenDivision.take_apart` goes before. One product in place of two saves a launch on a GPU. On a CPU the
-        template tokens' share costs more than the call that it saves.
+        It reads the same tokens; what is made of the template's is not used. For inference only, and for good;
+        `TokenDivision.take_apart` goes before. One product in place of two saves a launch on a GPU.
         """
-        if self.division is None or self.fixed is not None:
-            return
         search = self.division.search
         self.joined = search.out_features
         joined = nn.Linear(self.qkv.in_features, self.qkv.out_features + self.joined, device="meta")
@@ -192,6 +199,13 @@ class Attention(nn.Module):
         bias = torch.cat([self.qkv.bias, self.qkv.bias.new_zeros(self.joined)])
         joined.weight, joined.bias = (nn.Parameter(tensor, requires_grad=False) for tensor in (weight, bias))
         self.qkv, self.division.search = joined, None
+
+    @property
+    def joins_cheaply(self) -> bool:
+        """Whether on a CPU too `join_division` saves more than it costs: a call takes as long as some million
+        multiplications, and those with the template's tokens are made for nothing.
+        """
+        return self.template_tokens * self.division.search.weight.numel() < 2e6
 
     def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """q, k, v as (B, N, 3, heads, D), and the division's columns of their product (B, N_search, joined) or None."""

@@ -94,9 +94,9 @@ class GRM(nn.Module):
         """A copy in evaluation mode that computes the same, faster.
 
         The batch normalisations are folded into the convolutions before them, the branches of the head are merged, and
-        the search tokens' part of a division's first layer joins the product for q, k, v. On a CPU it does not, and the
-        weights of the linear layers are packed there (`grm.model.packing`). The copy stays on its device and in its
-        dtype, cannot be trained, and its weights are neither saved nor loaded: keep the original for that.
+        the search tokens' part of a division's first layer joins the product for q, k, v (on a CPU where it is small).
+        On a CPU the weights of the linear layers are packed (`grm.model.packing`). The copy stays on its device and in
+        its dtype, cannot be trained, and its weights are neither saved nor loaded: keep the original for that.
 
         Args:
             device: of the copy; None: as this model.
@@ -116,9 +116,10 @@ class GRM(nn.Module):
             elif isinstance(module, TokenDivision):
                 module.take_apart()
         prepared.head.merge()
-        if not pack or prepared.encoder.norm.weight.device.type != "cpu":
-            for layer in prepared.encoder.layers:
-                layer.attention.join_division()
+        on_cpu = prepared.encoder.norm.weight.device.type == "cpu"
+        for attention in (layer.attention for layer in prepared.encoder.layers):
+            if attention.fixed is None and (attention.joins_cheaply or not (pack and on_cpu)):
+                attention.join_division()
         if pack:
             pack_linear_layers(prepared, self.config.template_tokens + self.config.search_side**2)
         # The features come in this order from the encoder.

@@ -179,7 +179,7 @@ def divide(
         pool_kernel[(b * triton.cdiv(h1, _OUTPUTS),)](
             template, *template.stride()[:2], first, first.stride(0), first_bias, context,
             n_template, c, h1,
-            AVERAGE=average, OUTPUTS=_OUTPUTS, CHANNELS=128, TILE=64,
+            AVERAGE=average, OUTPUTS=_OUTPUTS, CHANNELS=128, TILE=64, maxnreg=128,
         )  # fmt: skip
         divide_kernel[(b * blocks,)](
             projected, *projected.stride()[:2], context,
@@ -188,7 +188,7 @@ def divide(
             n_template, n_search, h1, h2, margin,
             K=k, RANKED=category_of_rank is not None, ROWS=_ROWS, DEPTH=_DEPTH,
             WIDTH=max(16, triton.next_power_of_2(h2)), TEMPLATE=64,
-            PRECISION="tf32" if config.kind_of(projected.dtype) == "tf32" else "ieee",
+            PRECISION="tf32" if config.kind_of(projected.dtype) == "tf32" else "ieee", maxnreg=255,
         )  # fmt: skip
         if category_of_rank is not None:
             rank_kernel[(b * blocks,)](

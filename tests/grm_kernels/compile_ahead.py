@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from grm_kernels import device
-from grm_kernels.triton import backward, forward
+from grm_kernels.triton import backward, division, forward, normalization
 
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 # Matrix instructions of a warp, of four warps (with their sizes), and of the tensor memory of 10.0 (without).
@@ -108,6 +108,8 @@ def compile_case(capability, pass_, d, n, dtype, soft=False, policy=True, tf32=F
     device.current = lambda _: contextlib.nullcontext()
     torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
     b, h = 2, 12
+    if pass_ == "frame":
+        return [inspect(kernel) for kernel in compiled_kernels(lambda: around_attention(dtype))]
     q, k, v = torch.empty(b, n, 3, h, d, dtype=dtype, device="meta").permute(2, 0, 3, 1, 4).unbind(0)
     categories = None if soft else torch.empty(b, n, dtype=torch.uint8, device="meta")
     soft_policy = torch.empty(b, n, 3, device="meta") if soft else None
@@ -122,6 +124,19 @@ def compile_case(capability, pass_, d, n, dtype, soft=False, policy=True, tf32=F
             )
         )
     return [inspect(kernel) for kernel in kernels]
+
+
+def around_attention(dtype: torch.dtype) -> None:
+    """What a layer of GRM-B256 launches besides attention, where ranks decide."""
+
+    def empty(*shape, dtype=dtype):
+        return torch.empty(shape, dtype=dtype, device="meta")
+
+    x, qkv = empty(2, 320, 768), empty(2, 320, 3 * 768 + 384)
+    weights = (empty(384, 768), empty(384), empty(192, 384), empty(192), empty(2, 192), empty(2))
+    columns, of_rank = (empty(count, dtype=torch.uint8) for count in (2, 256))
+    division.divide(qkv[:, 64:, -384:], x[:, :64], *weights, columns, of_rank, False, 0.5)
+    normalization.add_layer_norm(x, x, empty(768), empty(768), 1e-6)
 
 
 if __name__ == "__main__":

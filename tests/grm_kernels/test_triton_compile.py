@@ -25,6 +25,7 @@ USED = [
     {"pass_": "backward", "d": 64, "dtype": "bfloat16", "policy": True},
     {"pass_": "backward", "d": 64, "dtype": "bfloat16", "policy": False},
     {"pass_": "forward", "d": 64, "dtype": "float32", "tf32": True},
+    *({"pass_": "frame", "d": 64, "dtype": dtype, "tf32": dtype == "float32"} for dtype in ("bfloat16", "float32")),
 ]
 # Every row of the table, with D that is no power of two among them, and the soft policy.
 ALL = [
@@ -74,6 +75,15 @@ def test_every_configuration(capability):
 
 def check(case: dict) -> None:
     capability = tuple(case["capability"])
+    for kernel in case["kernels"]:
+        where = f"{case | {'kernels': None}}: {kernel}"
+        assert kernel["spills"] == kernel["stack"] == kernel["local"] == 0, where
+        assert kernel["shared"] <= 1024 * SHARED_LIMIT[capability], where
+    if case["pass_"] == "frame":
+        names = ["pool_kernel", "divide_kernel", "rank_kernel", "add_layer_norm_kernel"]
+        assert [kernel["kernel"] for kernel in case["kernels"]] == names
+        assert case["kernels"][1]["scalar_products"] == 0
+        return
     kind = "half" if case["dtype"] == "bfloat16" else "tf32" if case.get("tf32") else "ieee"
     tiles = config.configuration(case["pass_"], kind, capability, case["d"], case["n"])
     expected = {"forward": ["order_kernel", "forward_kernel"], "backward": ["prologue_kernel", "backward_kernel"]}
@@ -81,11 +91,6 @@ def check(case: dict) -> None:
     if case["pass_"] == "forward" and case.get("soft"):
         names.remove("order_kernel")
     assert [kernel["kernel"] for kernel in case["kernels"]] == names
-
-    for kernel in case["kernels"]:
-        where = f"{case | {'kernels': None}}: {kernel}"
-        assert kernel["spills"] == kernel["stack"] == kernel["local"] == 0, where
-        assert kernel["shared"] <= 1024 * SHARED_LIMIT[capability], where
 
     kernel = next(kernel for kernel in case["kernels"] if kernel["kernel"] == f"{case['pass_']}_kernel")
     where = f"{case | {'kernels': None}}: {kernel}"

@@ -1,5 +1,6 @@
 """Models prepared for inference: the same as the ones they were prepared from, whichever way."""
 
+import functools
 from collections import Counter
 
 import pytest
@@ -8,21 +9,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from grm.config import load_config
 from grm.model import GRM
+from grm.model.encoder import Attention
 from grm.model.head import CenterHead
 from grm_kernels import category_attention, ops
+from tests.conftest import TRITON, WHY_NO_TRITON
 
 from .small import images, randomize, small_model
 from .test_model import INFERENCE, MAPS, categories_of, variants
 
-# As for a GPU or for torch.compile, where the product for q, k, v makes the division's too; and as for a CPU.
-packed = pytest.mark.parametrize("pack", [False, True], ids=["joined", "packed"])
+
+@pytest.fixture(params=["joined", "packed", "packed and joined"])
+def prepare(request, monkeypatch):
+    """Prepares as for a GPU or for torch.compile, where the product for q, k, v makes the division's too; as for a CPU;
+    and as for a CPU where the division is small.
+    """
+    monkeypatch.setattr(Attention, "joins_cheaply", "joined" in request.param)
+    return functools.partial(GRM.prepare_inference, pack="packed" in request.param)
 
 
-@packed
 @variants(INFERENCE)
-def test_is_the_model_it_was_prepared_from(overrides, pack):
+def test_is_the_model_it_was_prepared_from(overrides, prepare):
     model = small_model(*overrides)
-    prepared = model.prepare_inference(pack=pack)
+    prepared = prepare(model)
     with torch.inference_mode():
         expected, actual = model(*images()), prepared(*images())
     assert categories_of(actual) == categories_of(expected)
@@ -30,19 +38,26 @@ def test_is_the_model_it_was_prepared_from(overrides, pack):
         torch.testing.assert_close(getattr(actual, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
 
 
-@packed
-def test_in_other_dtypes(pack):
+def test_in_other_dtypes(prepare):
     model = small_model().double()
     exact = model(*images(dtype=torch.float64))
     with torch.inference_mode():
-        same = model.prepare_inference(pack=pack)(*images(dtype=torch.float64))
-        half = model.prepare_inference(dtype=torch.bfloat16, pack=pack)(*images())
+        same = prepare(model)(*images(dtype=torch.float64))
+        half = prepare(model, dtype=torch.bfloat16)(*images())
     for name in MAPS:
         torch.testing.assert_close(getattr(same, name), getattr(exact, name), rtol=1e-9, atol=1e-9)
         assert getattr(half, name).dtype == torch.float32
     assert categories_of(same) == categories_of(exact)
     agree = [a.categories == b.categories for a, b in zip(half.divisions, exact.divisions, strict=True)]
     assert torch.stack(agree).float().mean() > 0.9
+
+
+def test_the_product_is_joined_where_that_is_cheap():
+    small = small_model().prepare_inference()
+    assert [layer.attention.joined for layer in small.encoder.layers] == [0, 12, 12, 12]
+    wide = small_model("encoder.width=1024", "division.hidden=[1024, 8]").prepare_inference()
+    assert [layer.attention.joined for layer in wide.encoder.layers] == [0, 0, 0, 0]
+    assert wide.encoder.layers[1].attention.division.search is not None
 
 
 def test_layers_whose_category_is_fixed_have_no_columns_for_a_division():
@@ -110,42 +125,33 @@ def test_attention_is_exported_packed():
     assert torch.equal(program.module()(x)[0], attention(x)[0])
 
 
-# GRM-B256, in a width that is quick; how many operators run does not depend on it.
-NARROW = ("encoder.width=48", "encoder.heads=3", "division.hidden=[16, 8]", "head.channels=16")
+# GRM-B256, in sizes that are quick; how many kernels run does not depend on them.
+NARROW = (
+    "template.size=32",
+    "search.size=64",
+    "encoder.width=48",
+    "encoder.heads=3",
+    "encoder.backend=triton",
+    "division.hidden=[16, 8]",
+    "head.channels=16",
+)
 
-
-class Launches(TorchDispatchMode):
-    """Operators that write memory of their own, which on a GPU are launches. Views are none."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
-        results = operator(*arguments, **(options or {}))
-        given = [x for argument in arguments for x in (argument if isinstance(argument, (list, tuple)) else [argument])]
-        if self._memory(results if isinstance(results, (list, tuple)) else [results]) - self._memory(given):
-            self.names.append(operator._schema.name.removeprefix("aten::").removeprefix("grm_kernels::cpu_"))
-        return results
-
-    @staticmethod
-    def _memory(values):
-        return {x.untyped_storage().data_ptr() for x in values if isinstance(x, torch.Tensor)}
-
-
-#: Operators of a frame. Each is one kernel on a GPU but for the attention (the order of the tokens, then it), the
-#: division (the template's part, then the rest; ranks are a third) and a convolution (its bias).
+#: Kernels of a frame on a GPU: torch's operators that write memory, of which a convolution adds its bias in a second
+#: kernel, and Triton's.
 FRAME = {
     "linear": 4 * 12,  # q, k, v with the division's columns; the output projection; the MLP's two
-    "layer_norm": 2 * 12 + 1,
-    "add": 2 * 12 + 1 + 1,  # the residuals, the search tokens' positions, the offset to the cell
-    "forward_packed": 12,
-    "divide": 11,
+    "add_layer_norm_kernel": 2 * 12,  # the residuals, each with the normalisation behind it
+    "layer_norm": 1,  # the first
+    "order_kernel": 12,  # attention: which tokens are of which category,
+    "forward_kernel": 12,  # and it
+    "pool_kernel": 11,  # the division: the template's part,
+    "divide_kernel": 11,  # and the rest
     "gelu": 12,
-    "conv2d": 1 + 5,  # the stem, the head's three branches as one
+    "conv2d": 2 * (1 + 5),  # the stem, the head's three branches as one
     "relu": 4,
-    "cat": 1 + 2,  # template and search tokens, the cell's x and y, the box
-    "to": 1 + 1,  # of the images to bfloat16, of the maps to float32
+    "cat": 1 + 2,  # template and search tokens; the cell's x and y, the box
+    "add": 1 + 1,  # the search tokens' positions, the offset to the cell
+    "to": 1 + 1,  # of the images to float16, of the maps to float32
     "sigmoid": 1,
     "clamp": 1,
     "mul": 1,  # the window
@@ -157,12 +163,44 @@ FRAME = {
 }
 
 
-def test_launches_of_a_frame_stay_down():
-    """Before the division was one operator, there were 339 of the same count."""
+class Launches(TorchDispatchMode):
+    """What would be launched: torch's operators that write memory of their own, and Triton's kernels."""
+
+    def __init__(self, monkeypatch):
+        from triton.runtime import interpreter
+
+        super().__init__()
+        self.names = []
+        run = interpreter.GridExecutor.__call__
+
+        def counted(executor, *arguments, **options):
+            self.names.append(executor.fn.__name__)
+            return run(executor, *arguments, **options)
+
+        monkeypatch.setattr(interpreter.GridExecutor, "__call__", counted)
+
+    def __torch_dispatch__(self, operator, types, arguments=(), options=None):
+        results = operator(*arguments, **(options or {}))
+        given = [x for argument in arguments for x in (argument if isinstance(argument, (list, tuple)) else [argument])]
+        written = self._memory(results if isinstance(results, (list, tuple)) else [results]) - self._memory(given)
+        namespace, _, name = operator._schema.name.partition("::")
+        if written and namespace == "aten":
+            self.names += [name] * (2 if name == "conv2d" else 1)
+        return results
+
+    @staticmethod
+    def _memory(values):
+        return {x.untyped_storage().data_ptr() for x in values if isinstance(x, torch.Tensor)}
+
+
+@pytest.mark.skipif(TRITON.device != "cpu" or WHY_NO_TRITON is not None, reason="counts what Triton's interpreter runs")
+def test_launches_of_a_frame_stay_down(monkeypatch):
+    """Counted so, there were 330 before the division was one operator."""
     model = GRM(load_config("grm_b256", [f"model.{override}" for override in NARROW]).model)
-    prepared = model.prepare_inference(dtype=torch.bfloat16, pack=False)
-    template = torch.randn(1, 64, 48, dtype=torch.bfloat16)
-    search, window = torch.randn(1, 3, 256, 256), torch.rand(16, 16)
-    with torch.inference_mode(), Launches() as launches:
+    prepared = model.prepare_inference(dtype=torch.float16, pack=False)
+    template = torch.randn(1, 4, 48, dtype=torch.float16)
+    search, window = torch.randn(1, 3, 64, 64), torch.rand(4, 4)
+    with torch.inference_mode(), Launches(monkeypatch) as launches:
         prepared(template, search, window)
     assert Counter(launches.names) == FRAME
+    assert sum(FRAME.values()) == 164
