@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ..config import ModelConfig, overridden_model
 from .convolution import ConvolutionBlock
 from .division import Division, TokenDivision
-from .encoder import Encoder
+from .encoder import Attention, Encoder
 from .head import CenterHead, decode_boxes
 from .packing import pack_linear_layers
 
@@ -115,11 +115,12 @@ class GRM(nn.Module):
                 module.fold()
             elif isinstance(module, TokenDivision):
                 module.take_apart()
-        prepared.head.merge()
-        on_cpu = prepared.encoder.norm.weight.device.type == "cpu"
-        for attention in (layer.attention for layer in prepared.encoder.layers):
-            if attention.fixed is None and (attention.joins_cheaply or not (pack and on_cpu)):
-                attention.join_division()
+        for module in list(prepared.modules()):
+            if isinstance(module, CenterHead):
+                module.merge()
+            elif isinstance(module, Attention) and module.fixed is None:
+                if module.joins_cheaply or not (pack and module.qkv.weight.is_cpu):
+                    module.join_division()
         if pack:
             pack_linear_layers(prepared, self.config.template_tokens + self.config.search_side**2)
         # The features come in this order from the encoder.

@@ -7,32 +7,35 @@ from torch import Tensor
 
 from .. import device, ops
 
+# Tokens of a program: one for each of its warps.
+_ROWS = 4
+
 
 @triton.jit
 def add_layer_norm_kernel(
     x, x_b, x_n, y, y_b, y_n, weight, bias, total, normalised,
-    N, C, epsilon,
-    WIDTH: tl.constexpr,
+    COUNT, N, C, epsilon,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """One program for every token."""
-    b = (tl.program_id(0) // N).to(tl.int64)
-    n = tl.program_id(0) % N
+    """A block of the COUNT tokens of all images, N each."""
+    token = (tl.program_id(0) * ROWS + tl.arange(0, ROWS)).to(tl.int64)  # [ROWS]
+    b, n = token // N, token % N
     channel = tl.arange(0, WIDTH)  # [WIDTH]
-    exists = channel < C
-    first = tl.load(x + b * x_b + n * x_n + channel, mask=exists, other=0.0).to(tl.float32)
-    second = tl.load(y + b * y_b + n * y_n + channel, mask=exists, other=0.0).to(tl.float32)
+    exists = (token < COUNT)[:, None] & (channel < C)[None, :]  # [ROWS, WIDTH]
+    first = tl.load(x + (b * x_b + n * x_n)[:, None] + channel[None, :], mask=exists, other=0.0).to(tl.float32)
+    second = tl.load(y + (b * y_b + n * y_n)[:, None] + channel[None, :], mask=exists, other=0.0).to(tl.float32)
     # What is normalised is what is stored.
     rounded = (first + second).to(total.dtype.element_ty)
-    row = (b * N + n) * C
-    tl.store(total + row + channel, rounded, mask=exists)
+    place = token[:, None] * C + channel[None, :]
+    tl.store(total + place, rounded, mask=exists)
     s = rounded.to(tl.float32)
-    mean = tl.sum(s, 0) / C
-    centred = tl.where(exists, s - mean, 0.0)
-    variance = tl.sum(centred * centred, 0) / C
-    scale = tl.load(weight + channel, mask=exists, other=0.0).to(tl.float32)
-    shift = tl.load(bias + channel, mask=exists, other=0.0).to(tl.float32)
-    result = centred * (1.0 / tl.sqrt(variance + epsilon)) * scale + shift
-    tl.store(normalised + row + channel, result.to(normalised.dtype.element_ty), mask=exists)
+    mean = tl.sum(s, 1) / C
+    centred = tl.where(exists, s - mean[:, None], 0.0)
+    variance = tl.sum(centred * centred, 1) / C
+    scale = tl.load(weight + channel, mask=channel < C, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=channel < C, other=0.0).to(tl.float32)
+    result = centred * (1.0 / tl.sqrt(variance + epsilon))[:, None] * scale[None, :] + shift[None, :]
+    tl.store(normalised + place, result.to(normalised.dtype.element_ty), mask=exists)
 
 
 def add_layer_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -42,9 +45,9 @@ def add_layer_norm(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, epsilon: 
     total, normalised = (torch.empty((b, n, c), dtype=x.dtype, device=x.device) for _ in range(2))
     if total.numel():
         with device.current(x):
-            add_layer_norm_kernel[(b * n,)](
+            add_layer_norm_kernel[(triton.cdiv(b * n, _ROWS),)](
                 x, *x.stride()[:2], y, *y.stride()[:2], weight.contiguous(), bias.contiguous(), total, normalised,
-                n, c, epsilon,
-                WIDTH=triton.next_power_of_2(c),
+                b * n, n, c, epsilon,
+                ROWS=_ROWS, WIDTH=triton.next_power_of_2(c),
             )  # fmt: skip
     return total, normalised

@@ -14,7 +14,7 @@ from grm.model.head import CenterHead
 from grm_kernels import category_attention, ops
 from tests.conftest import TRITON, WHY_NO_TRITON
 
-from .small import images, randomize, small_model
+from .small import images, randomize, small_config, small_model
 from .test_model import INFERENCE, MAPS, categories_of, variants
 
 
@@ -55,8 +55,8 @@ def test_in_other_dtypes(prepare):
 def test_the_product_is_joined_where_that_is_cheap():
     small = small_model().prepare_inference()
     assert [layer.attention.joined for layer in small.encoder.layers] == [0, 12, 12, 12]
-    wide = small_model("encoder.width=1024", "division.hidden=[1024, 8]").prepare_inference()
-    assert [layer.attention.joined for layer in wide.encoder.layers] == [0, 0, 0, 0]
+    wide = GRM(small_config("encoder.width=512", "encoder.depth=2", "division.hidden=[1024, 8]")).prepare_inference()
+    assert [layer.attention.joined for layer in wide.encoder.layers] == [0, 0]
     assert wide.encoder.layers[1].attention.division.search is not None
 
 
