@@ -1,7 +1,7 @@
 """Options that several commands have, declared once, and what they stand for, checked before any work is done."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
@@ -171,8 +171,23 @@ def layers_named(layers: list[int] | None, model: "GRM") -> list[int]:
     return layers or list(model.config.division_layers) or list(range(1, depth + 1))
 
 
-def boxes_given(texts: list[str] | None, source: str, frame: "Image") -> "Boxes":
-    """(M, 4): --box, or the first line of the folder's groundtruth.txt, or drawn by the user."""
+def boxes_given(
+    texts: list[str] | None,
+    source: str,
+    frame: "Image",
+    number: int = 0,
+    draw: "Callable[[Image], Boxes | None] | None" = None,
+) -> "Boxes":
+    """(M, 4): --box, or the line of the frame in the folder's groundtruth.txt, or drawn by the user.
+
+    Args:
+        texts: of --box.
+        source: that the frame is of.
+        frame: (height, width, 3).
+        number: of the frame, from 0.
+        draw: has the user draw a box; None: in a window of its own.
+
+    """
     import numpy as np
 
     from ..data.readers.folder import BOXES
@@ -186,9 +201,41 @@ def boxes_given(texts: list[str] | None, source: str, frame: "Image") -> "Boxes"
         return boxes
     given = Path(source) / BOXES
     if given.is_file():
-        line = given.read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].strip()
-        return _box(line, f"{given}: {line!r}")[None]
-    return select_box(frame)[None]
+        lines = given.read_text(encoding="utf-8-sig", errors="replace").split("\n")
+        line = lines[number].strip() if number < len(lines) else ""
+        return _box(line, f"{given}: line {number + 1}, {line!r}")[None]
+    drawn = (draw or select_box)(frame)
+    if drawn is None:
+        raise BoxError("no box was drawn")
+    return drawn[None]
+
+
+def appearing(texts: list[str] | None, start: int, length: int | None) -> tuple[int, list[str], list[tuple[int, str]]]:
+    """When targets come: the first frame to look at, the boxes of it, and frame and box of those that come later.
+
+    Args:
+        texts: of --box, some of which end in @N.
+        start: of --start.
+        length: number of frames, if that is known.
+
+    """
+    now, later = [], []
+    for text in texts or ():
+        box, at, number = text.partition("@")
+        if not at:
+            now.append(box)
+        elif not number.isdecimal():
+            raise BoxError(f"--box {text}: expected the number of a frame after @")
+        elif int(number) < start or (length is not None and int(number) >= length):
+            raise BoxError(
+                f"--box {text}: expected a frame from {start} to {'the last' if length is None else length - 1}"
+            )
+        else:
+            later.append((int(number), box))
+    later.sort(key=lambda pair: pair[0])
+    if later and not now:
+        start = later[0][0]
+    return start, now + [box for number, box in later if number == start], [x for x in later if x[0] > start]
 
 
 def _as_corners(box: "Boxes", frame: "Image") -> str | None:
@@ -239,6 +286,15 @@ def check_outputs(outputs: Iterable[Path | None], *inputs: str | Path | None) ->
         if output.is_dir() or not output.absolute().parent.is_dir():
             raise ConfigError(f"{output}: cannot be written: it is a folder, or in one that does not exist")
         taken |= names
+
+
+def check_folder(folder: Path, *others: str | Path | None) -> None:
+    """Before any work: does a folder that is to be filled hold anything that is read, or written beside it?"""
+    places = {folder.resolve(), Unfinished(folder).path.resolve()}
+    for other in filter(None, others):
+        path = Path(other).resolve()
+        if places & {path, *path.parents}:
+            raise ConfigError(f"{folder}: is read from, or written twice")
 
 
 def _is_same(one: Path, other: Path) -> bool:

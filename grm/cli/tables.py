@@ -11,7 +11,6 @@ from ..files import Unfinished, naming
 if TYPE_CHECKING:
     from ..boxes import Boxes
     from ..media.frames import Frame
-    from ..tracking import Track
 
 
 class BoxTable(ABC):
@@ -42,20 +41,18 @@ class BoxTable(ABC):
         if kind is None:
             self._place.finish()
 
-    def write(self, frame: "Frame", boxes: "Boxes", found: "Track | None") -> None:
+    def write(self, frame: "Frame", boxes: "Boxes", scores: list[float | None], states: list[str]) -> None:
         """Adds what was found in a frame.
 
         Args:
             frame: that it was found in.
-            boxes: (M, 4) that were given.
-            found: of the M targets; None in the frame in which the boxes were given.
+            boxes: (M, 4) of the targets.
+            scores: of the targets; None where the box was given.
+            states: of the targets; "" where the box was given, or the weights do not say what a score means.
 
         """
         with naming(self.path):
-            if found is None:
-                self.add(frame, boxes, [None] * len(boxes), [""] * len(boxes))
-            else:
-                self.add(frame, found.box, found.score.tolist(), found.state.tolist())
+            self.add(frame, boxes, scores, states)
 
     @abstractmethod
     def add(self, frame: "Frame", boxes: "Boxes", scores: list[float | None], states: list[str]) -> None:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ConfigError, DamagedError, MediaError
+from ..errors import BoxError, ConfigError, DamagedError, MediaError
 from ..files import Unfinished
 from .options import (
-    BoxOption,
     CompileOption,
     ConfigOption,
     CudaGraph,
@@ -23,7 +22,9 @@ from .options import (
     Source,
     Threads,
     Weights,
+    appearing,
     boxes_given,
+    check_folder,
     check_outputs,
     device_named,
     layers_named,
@@ -42,15 +43,29 @@ if TYPE_CHECKING:
 
     from ..boxes import Boxes
     from ..crop import Image
+    from ..evaluation.runner import Step
     from ..media.frames import Frame, Frames
-    from ..tracking import Track, Tracker
+    from ..tracking import Tracker
 
 
 def track(
     source: Source,
-    box: BoxOption = None,
+    box: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--box",
+            metavar="X,Y,W,H[@N]",
+            help="A target, in pixels of the first frame, or of frame N where it comes later; repeat for several. "
+            "Without it: the line of that frame in the folder's groundtruth.txt, or drawn by you.",
+        ),
+    ] = None,
     output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Video to write, with boxes drawn: .mp4, .mkv, ...")
+        Path | None,
+        typer.Option(
+            metavar="FILE|FOLDER",
+            help="Video to write, with boxes drawn: .mp4, .mkv, ...; or a new folder for the frames, as drawn/ or "
+            "drawn/%05d.png.",
+        ),
     ] = None,
     csv_path: Annotated[
         Path | None,
@@ -60,6 +75,9 @@ def track(
     mot_path: Annotated[
         Path | None, typer.Option("--mot", metavar="FILE", help="The same as MOTChallenge has it, counted from 1.")
     ] = None,
+    window: Annotated[
+        bool, typer.Option("--window", help="Watch: space pauses, b draws a box anew, n is the next target, q stops.")
+    ] = False,
     weights: Weights = None,
     config: ConfigOption = None,
     settings: Settings = None,
@@ -81,18 +99,24 @@ def track(
     """Follow targets through a video; write a video or a table.
 
     What is written has its name when it is whole. Of a run that was stopped or failed it stays as
-    NAME.unfinished.SUFFIX. A camera is stopped with Ctrl-C, which is no failure.
+    NAME.unfinished.SUFFIX. A camera is stopped with Ctrl-C, which is no failure; nor is q in the window.
     """
     from ..evaluation.runner import follow
     from ..media.frames import open_frames
-    from ..media.writer import VideoWriter
+    from ..media.writer import FrameFolder, VideoWriter
     from ..tracking import Tracker
+    from .window import LiveWindow
 
     tables = {csv_path: CsvTable, json_path: JsonTable, mot_path: MotTable}
     outputs = [path for path in (output, csv_path, json_path, mot_path) if path]
-    if not outputs:
-        raise ConfigError("nothing to write: give --output, --csv, --json or --mot")
-    check_outputs(outputs, source, weights)
+    if not outputs and not window:
+        raise ConfigError("nothing to write: give --output, --csv, --json or --mot; or --window to watch")
+    folder = None
+    if output and FrameFolder.is_meant(output):
+        folder = FrameFolder(output)
+        outputs[0], output = folder.path, None
+        check_folder(folder.path, source, weights, *outputs[1:])
+    check_outputs(outputs[1:] if folder else outputs, source, weights)
     use_threads(threads)
     device = device_named(device, cuda_graph=cuda_graph)
     model = load(weights, config, settings)
@@ -100,10 +124,12 @@ def track(
     frames = open_frames(source, None if rate is None else Fraction(rate).limit_denominator(1001))
     for note in frames.notes:
         tell(f"note: {note}")
+    start, given, later = appearing(box, start, frames.length)
     reading = _Reading(frames, source, start, limit)
     images = iter(reading)
     first = next(images)
-    boxes = boxes_given(box, source, first)
+    live = LiveWindow(frames.name) if window else None
+    boxes = boxes_given(given, source, first, start, live and live.draw_box)
     tracker = Tracker.from_model(model, device=device, dtype=dtype.dtype, compile=compile, cuda_graph=cuda_graph)
     steps = follow(tracker, itertools.chain([first], images), boxes)
     with placing(source):
@@ -115,19 +141,34 @@ def track(
             writers = [files.enter_context(kind(path)) for path, kind in tables.items() if path]
             # Closed first: where it cannot be, the tables have not got their names.
             video = files.enter_context(VideoWriter(output, frames.rate)) if output else None
+            pictures = files.enter_context(folder) if folder else None
+            if live:
+                files.enter_context(live)
             progress = files.enter_context(_progress())
             total = None if frames.length is None else max(1, frames.length - start)
             task = progress.add_task(frames.name, total=total if limit is None else min(limit, total or limit))
             try:
                 while step is not None:
-                    drawn = _draw(step.frame, boxes, step.result, layers, tracker) if video else None
+                    seen = _Seen(step, boxes)
+                    while later and later[0][0] <= reading.frame.number:
+                        shown = boxes_given([later.pop(0)[1]], source, step.frame)[0]
+                        seen.give(tracker, len(seen.boxes), shown)
+                    if live:
+                        shown = live.show(_draw(seen, layers, tracker, len(later)), step.frame, len(seen.boxes))
+                        for number, box in shown.items():
+                            seen.give(tracker, number, box)
+                    drawn = _draw(seen, layers, tracker, len(later)) if video or pictures else None
                     with uninterrupted():  # as many rows as frames, whenever it is stopped
                         if video:
                             video.write(drawn, reading.frame.time - reading.first.time)
+                        if pictures:
+                            pictures.write(drawn, reading.frame.number)
                         for table in writers:
-                            table.write(reading.frame, boxes, step.result)
+                            table.write(reading.frame, seen.boxes, seen.scores, seen.states)
                         tracked += 1
                     progress.advance(task)
+                    if live and live.closed:
+                        break
                     with placing(f"{source}: frame {reading.frame.number + 1}"):
                         step = next(steps, None)
                     seconds += step.seconds if step else 0
@@ -138,10 +179,12 @@ def track(
                 if not frames.endless:
                     raise MediaError(f"stopped by you after {tracked} frames") from None
             progress.update(task, total=tracked, completed=tracked)
-    except (MediaError, OSError) as error:
+    except (BoxError, MediaError, OSError) as error:
         _tell_written(outputs, tracked, seconds, unfinished=True)
         raise error from None
     _tell_written(outputs, tracked, seconds)
+    if fault is None and later and not (live and live.closed) and not frames.endless:
+        fault = BoxError(f"--box {later[0][1]}@{later[0][0]}: there was no such frame")
     if fault is not None:
         raise fault
 
@@ -184,29 +227,56 @@ class _Reading:
             raise MediaError(f"{self._source}: there is no frame {self._start}")
 
 
-def _draw(image: "Image", boxes: "Boxes", result: "Track | None", layers: list[int], tracker: "Tracker") -> "Image":
+class _Seen:
+    """Where the targets are in a frame, as the tracker found them or the user gave them."""
+
+    def __init__(self, step: "Step", boxes: "Boxes"):
+        self.frame, self.result = step.frame, step.result
+        #: (M, 4).
+        self.boxes = boxes if step.result is None else step.result.box
+        #: None and "" where the box was given.
+        self.scores: list[float | None] = [None] * len(boxes)
+        self.states = [""] * len(boxes)
+        if step.result is not None:
+            self.scores, self.states = step.result.score.tolist(), step.result.state.tolist()
+
+    def give(self, tracker: "Tracker", number: int, box: "Boxes") -> None:
+        """Shows the tracker a target in this frame, one of those that there are or the next."""
+        import numpy as np
+
+        tracker.show(self.frame, number, box)
+        boxes = list(self.boxes)
+        boxes[number : number + 1], self.scores[number : number + 1] = [box], [None]
+        self.states[number : number + 1] = [""]
+        self.boxes = np.stack(boxes)
+
+
+def _draw(seen: _Seen, layers: list[int], tracker: "Tracker", missing: int) -> "Image":
+    """A frame with boxes, and below it what layers make of the search regions; with room for targets to come."""
     import numpy as np
 
     from ..crop import crop_region
     from ..drawing import division_strip, draw_boxes
     from ..tracking.certainty import LOST, UNCERTAIN
 
-    labels, dashed = ["given"] * len(boxes), [False] * len(boxes)
-    if result is not None:
-        labels = [f"{score:.2f} {state}".rstrip() for score, state in zip(result.score, result.state, strict=True)]
-        dashed = [state in (UNCERTAIN, LOST) for state in result.state]
+    labels = [
+        "given" if score is None else f"{score:.2f} {state}".rstrip()
+        for score, state in zip(seen.scores, seen.states, strict=True)
+    ]
     if len(labels) > 1:
         labels = [f"{target}: {label}" for target, label in enumerate(labels)]
-    drawn = draw_boxes(image, boxes if result is None else result.box, labels, dashed)
+    dashed = [state in (UNCERTAIN, LOST) for state in seen.states]
+    drawn = draw_boxes(seen.frame, seen.boxes, labels, dashed)
     if not layers:
         return drawn
-    if result is None:  # nothing was divided yet; the strip is there from the first frame on
-        regions = [crop_region(box, tracker.config.search.factor) for box in boxes]
-        side = tracker.config.search_side
-        divisions = np.zeros((len(boxes), tracker.config.encoder.depth, side, side), dtype=np.uint8)
-    else:
-        regions, divisions = result.region, result.division
-    return np.vstack([drawn, division_strip(image, regions, divisions, layers)])
+    regions, divisions = ([], []) if seen.result is None else (seen.result.region, seen.result.division)
+    new = seen.boxes[len(regions) :]  # of which nothing was divided yet; the strip is there from the first frame on
+    side = tracker.config.search_side
+    undivided = np.zeros((len(new), tracker.config.encoder.depth, side, side), dtype=np.uint8)
+    regions = [*regions, *(crop_region(box, tracker.config.search.factor) for box in new)]
+    strip = division_strip(seen.frame, regions, [*divisions, *undivided], layers)
+    room = missing * len(strip) // len(regions)
+    return np.vstack([drawn, np.pad(strip, ((0, room), (0, 0), (0, 0)))])
 
 
 def _progress() -> "Progress":

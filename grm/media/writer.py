@@ -1,5 +1,7 @@
-"""Frames written to a video file. PyAV is imported when one is opened."""
+"""Frames written to a video file or into a folder. PyAV is imported when a video is opened."""
 
+import re
+from contextlib import ExitStack
 from fractions import Fraction
 from math import ceil
 from pathlib import Path
@@ -11,7 +13,8 @@ import numpy as np
 
 from ..crop import Image
 from ..errors import MediaError
-from ..files import Unfinished
+from ..files import Unfinished, check_fillable, filling
+from .images import SUFFIXES, write_image
 
 # Containers in which each frame has a time of its own; of these, MP4 and its kin keep their index apart.
 _INDEXED = (".mp4", ".m4v", ".mov")
@@ -41,6 +44,8 @@ class VideoWriter:
         self.path = Path(path)
         # Times are whole multiples of a step that both halves of a fraction of 32 bits can say.
         self.rate = Fraction(rate).limit_denominator(1001) or Fraction(1, 1001)
+        if self.path.is_dir():
+            raise MediaError(f"{path}: cannot be written as a video: it is a folder")
         if not self.path.absolute().parent.is_dir():
             raise MediaError(f"{path}: cannot be written: there is no folder {self.path.parent}")
         import av
@@ -129,6 +134,48 @@ class VideoWriter:
 
     def _guarded(self) -> "_Guard":
         return _Guard(self)
+
+
+class FrameFolder:
+    """Writes frames into a folder, each an image file that its number names. Use it in a with statement.
+
+    Until the end of that the folder is called `NAME.unfinished`, and stays so if the block ends in an exception.
+
+    Args:
+        path: of the folder, which is new or empty; with a pattern for the names, as `drawn/%05d.png`, or without one.
+
+    Raises:
+        MediaError: the folder is not empty, or the pattern is not one of images.
+
+    """
+
+    def __init__(self, path: Path):
+        pattern = path.name if "%" in path.name else "%06d.jpg"
+        #: The folder.
+        self.path = path.parent if "%" in path.name else path
+        if not re.fullmatch(r"[^%]*%(0\d)?d[^%]*", pattern) or not pattern.lower().endswith(SUFFIXES):
+            raise MediaError(f"{path}: expected one %d or %06d in the names, and one of {', '.join(SUFFIXES)}")
+        check_fillable(self.path, MediaError)
+        self._pattern = pattern
+        self._context = ExitStack()
+
+    @staticmethod
+    def is_meant(path: Path) -> bool:
+        """Whether a path is that of a folder of frames rather than of a video."""
+        return "%" in path.name or path.is_dir() or not path.suffix
+
+    def write(self, frame: Image, number: int) -> None:
+        """Writes the frame of a number."""
+        write_image(self._folder / (self._pattern % number), frame)
+
+    def __enter__(self) -> "FrameFolder":
+        self._folder = self._context.enter_context(filling(self.path, MediaError))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._context.__exit__(kind, error, trace)
 
 
 class _Guard:

@@ -83,6 +83,59 @@ def test_times_are_kept(grm, weights, tmp_path):
     assert [float(row["time"]) for row in rows_of(table)] == pytest.approx(times, abs=1e-3)
 
 
+@pytest.mark.parametrize(("output", "names"), [("drawn", "%06d.jpg"), ("drawn/%03d_x.png", "%03d_x.png")])
+def test_frames_as_pictures(grm, weights, folder, tmp_path, output, names):
+    """Frames with a box in them, named by the numbers that are in the table."""
+    arguments = ("track", folder, "--weights", weights, *BOX, "--start", 2)
+    status, _, err = grm(*arguments, "--output", tmp_path / output, "--csv", tmp_path / "out.csv")
+    assert status == 0 and f"{tmp_path / 'drawn'} and {tmp_path / 'out.csv'}: 4 frames" in err
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == [names % i for i in range(2, 6)]
+    for number, picture in enumerate(open_frames(tmp_path / "drawn"), start=2):
+        differences = np.abs(picture.astype(int) - noise_frames(6))
+        assert np.median(differences, axis=(1, 2, 3)).argmin() == number and differences[number].max() > 60
+    status, _, err = grm(*arguments, "--output", tmp_path / output)
+    assert status == 1
+    assert_one_line(err, "drawn: expected an empty or new folder")
+
+
+def test_pictures_of_a_run_that_failed_have_another_folder(grm, weights, folder, tmp_path):
+    whole = (folder / "4.png").read_bytes()
+    (folder / "4.png").write_bytes(b"broken")
+    (tmp_path / "drawn").mkdir()
+    arguments = ("track", folder, "--weights", weights, *BOX, "--output", tmp_path / "drawn")
+    status, _, err = grm(*arguments)
+    assert status == 1 and f"{tmp_path / 'drawn.unfinished'}: 4 frames" in err
+    assert len(list((tmp_path / "drawn.unfinished").iterdir())) == 4 and not any((tmp_path / "drawn").iterdir())
+    (folder / "4.png").write_bytes(whole)
+    assert grm(*arguments)[0] == 0
+    assert len(list((tmp_path / "drawn").iterdir())) == 6 and not (tmp_path / "drawn.unfinished").exists()
+
+
+@pytest.mark.parametrize(
+    ("output", "table", "message"),
+    [
+        ("drawn/%d%d.png", "out.csv", "expected one %d or %06d in the names"),
+        ("drawn/%s.png", "out.csv", "expected one %d or %06d in the names"),
+        ("drawn/%d.gif", "out.csv", "expected one %d or %06d in the names"),
+        ("frames", "out.csv", "frames: expected an empty or new folder"),
+        ("empty", "empty/out.csv", "empty: is read from, or written twice"),
+    ],
+)
+def test_pictures_that_cannot_be_written(grm, weights, folder, monkeypatch, output, table, message):
+    monkeypatch.chdir(folder.parent)
+    (folder.parent / "empty").mkdir()
+    status, _, err = grm("track", "frames", "--weights", weights, *BOX, "--output", output, "--csv", table)
+    assert status == 1
+    assert_one_line(err, message)
+
+
+def test_what_an_unfinished_run_left_can_be_read(grm, weights, folder, tmp_path):
+    source = folder.rename(tmp_path / "drawn.unfinished")
+    status, _, err = grm("track", source, "--weights", weights, *BOX, "--output", tmp_path / "drawn")
+    assert status == 1 and len(list(source.iterdir())) == 6
+    assert_one_line(err, "drawn: is read from, or written twice")
+
+
 def test_damage_is_told_after_all_was_tracked(grm, weights, clip, tmp_path):
     whole = bytearray(clip.read_bytes())
     middle = len(whole) // 2
