@@ -166,7 +166,7 @@ def test_mistakes(grm, tmp_path):
     for arguments, message in (
         (("evaluate", "vot2020", "--root", tmp_path), "benchmark: expected one of got10k-val"),
         (("evaluate", "lasot"), "lasot: expected the folder of the data set"),
-        (("evaluate", "lasot", "--root", tmp_path), f"LaSOT: missing: {tmp_path}/testing_set.txt"),
+        (("evaluate", "lasot", "--root", tmp_path), f"{tmp_path}: holds neither testing_set.txt nor a seq"),
         (("evaluate", "synthetic", "--root", tmp_path), "synthetic: expected a configuration"),
         (("report", tmp_path), f"{tmp_path}: holds no results"),
         (("submit", tmp_path, tmp_path / "a.tar"), "expected a .zip file to write"),

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from collections import Counter
 
 import cv2
 import numpy as np
@@ -37,6 +38,21 @@ def test_lasot(tmp_path):
         check_frames(sequence, 25, lambda i: 10 * i % 250)
         assert np.flatnonzero(~sequence.visible).tolist() == [3, 4, 9]
     assert [s.name for s in opened(tmp_path, "lasot", split="all")] == ["cat-20", "electric-fan-1"]
+
+
+def test_lasot_without_its_lists(tmp_path):
+    trees.write_lasot(tmp_path, ["cat-1", "cat-2", "zebra-17"], count=2)
+    (tmp_path / "training_set.txt").unlink()
+    train, test = (opened(tmp_path, "lasot", split=split) for split in ("train", "test"))
+    names = [sequence.name for sequence in train], [sequence.name for sequence in test]
+    assert [len(set(each)) for each in names] == [1120, 280] and not set(names[0]) & set(names[1])
+    assert names[1][:4] == ["airplane-1", "airplane-9", "airplane-13", "airplane-15"] and names[1][-1] == "zebra-17"
+    classes = Counter(name.rpartition("-")[0] for name in names[1])
+    assert len(classes) == 70 and set(classes.values()) == {4}
+    check_frames(train[names[0].index("cat-2")], 2, lambda i: 10 * i)
+    check_frames(test[names[1].index("cat-1")], 2, lambda i: 10 * i)
+    (tmp_path / "testing_set.txt").write_text("cat-2\n")
+    assert [sequence.name for sequence in opened(tmp_path, "lasot", split="test")] == ["cat-2"]
 
 
 def test_boxes_without_an_area_are_absent(tmp_path):
@@ -198,7 +214,6 @@ def test_listing_opens_nothing(tmp_path):
 
 
 def test_every_missing_path_is_named(tmp_path):
-    (tmp_path / "lasot").mkdir()
     values = {
         "one": {"kind": "lasot", "root": "lasot"},
         "two": {"kind": "got10k", "root": "got10k", "names": str(tmp_path / "vot.txt")},
@@ -210,7 +225,7 @@ def test_every_missing_path_is_named(tmp_path):
     with pytest.raises(DataError) as error:
         open_datasets(config, config.data.train)
     assert str(error.value).splitlines() == [
-        f"one: missing: {tmp_path}/lasot/training_set.txt",
+        f"one: missing: {tmp_path}/lasot",
         f"two: missing: {tmp_path}/got10k/train",
         f"two: missing: {tmp_path}/got10k/train/list.txt",
         f"two: missing: {tmp_path}/vot.txt",
