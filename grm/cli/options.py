@@ -76,7 +76,12 @@ Threads = Annotated[
     typer.Option(metavar="N", min=1, help="Threads of a CPU to compute with; default: torch's choice, one a core."),
 ]
 CompileOption = Annotated[bool, typer.Option("--compile", help="Use torch.compile: a minute first, then faster.")]
-CudaGraph = Annotated[bool, typer.Option("--cuda-graph", help="Record the kernels of a frame and replay them.")]
+CudaGraph = Annotated[
+    bool | None,
+    typer.Option(
+        "--cuda-graph/--no-cuda-graph", help="Record the kernels of a frame and replay them; default: on a GPU."
+    ),
+]
 Layers = Annotated[
     list[int] | None, typer.Option("--layer", metavar="LAYER", help="A layer, from 1 on; repeat for several.")
 ]
@@ -142,8 +147,8 @@ def _weights_file(weights: str) -> Path:
     raise WeightsError(f"{weights}: no such file; {hint}")
 
 
-def device_named(name: str, *, cuda_graph: bool = False) -> str:
-    """The device that --device says; one that records CUDA graphs if it is to."""
+def device_named(name: str, *, cuda_graph: bool | None = None) -> str:
+    """The device that --device says; one that records CUDA graphs if it has to."""
     from ..devices import find_device
 
     device = find_device(name)

@@ -62,7 +62,7 @@ def speed(
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Frames of each form.")] = 20,
     targets: Annotated[int, typer.Option(metavar="N", min=1, help="Targets followed at once.")] = 1,
     compile: CompileOption = False,
-    cuda_graph: CudaGraph = False,
+    cuda_graph: CudaGraph = None,
     output: Annotated[Path | None, typer.Option(metavar="FILE", help="JSON file for the figures.")] = None,
 ) -> None:
     """Time the tracker in the five forms of the paper's Table 4, in turn.

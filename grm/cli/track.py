@@ -94,7 +94,7 @@ def track(
         float | None, typer.Option(metavar="FPS", min=0.1, max=1e4, help="Frames per second of a folder of images.")
     ] = None,
     compile: CompileOption = False,
-    cuda_graph: CudaGraph = False,
+    cuda_graph: CudaGraph = None,
 ) -> None:
     """Follow targets through a video; write a video or a table.
 

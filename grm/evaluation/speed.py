@@ -33,9 +33,9 @@ class FormSpeed(NamedTuple):
     """Medians over the rounds, in seconds for a frame."""
 
     form: str
-    #: Cutting out and scaling the search region.
+    #: Cutting out and scaling the search region; on a GPU, which does that itself, packing the frame for it.
     pre_processing: float
-    #: From the uint8 crop to boxes and scores, copies included.
+    #: From the crop, or the frame, to boxes and scores, copies included.
     model: float
     #: Mapping to the frame and clipping.
     post_processing: float
@@ -100,7 +100,7 @@ def measure_models(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     compile: bool = False,
-    cuda_graph: bool = False,
+    cuda_graph: bool | None = None,
     rounds: int = 20,
     same: Sequence[str] = (),
 ) -> list[FormSpeed]:

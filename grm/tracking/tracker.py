@@ -45,7 +45,8 @@ class Tracker:
     Args:
         network: what finds targets in crops; or a model with trained weights, which is copied.
         mapping: from the model's boxes to the frame's: "published" or "exact", see `grm.crop.CropRegion.to_frame`.
-        options: of a model's network: device, dtype, compile and cuda_graph, as `TrackingNetwork` takes them.
+        options: of a model's network: device, dtype, compile, cuda_graph and crop_on_device, as `TrackingNetwork` takes
+            them.
 
     Raises:
         ValueError: an unknown mapping, or a CUDA graph without a CUDA device.
@@ -78,7 +79,7 @@ class Tracker:
         device: torch.device | str | None = None,
         dtype: torch.dtype = torch.float32,
         compile: bool = False,
-        cuda_graph: bool = False,
+        cuda_graph: bool | None = None,
         mapping: BoxMapping = "published",
     ) -> "Tracker":
         """Makes a tracker of a model; arguments and errors as of `TrackingNetwork` and of this class."""
@@ -175,16 +176,21 @@ class Tracker:
         regions, crops = self.search_crops(frame)
         return self.accept(frame, regions, self.locate(crops))
 
-    def search_crops(self, frame: Image) -> tuple[list[CropRegion], list[Image]]:
-        """The first step of `track`: where each target is searched for, and the crops that the network sees."""
+    def search_crops(self, frame: Image) -> tuple[list[CropRegion], Any]:
+        """The first step of `track`: where each target is searched for, and the crops that the network sees.
+
+        These are a list of (size, size, 3), or what a network makes of the frame that cuts them out on its device.
+        """
         _check_frame(frame)
         if self.boxes is None:
             raise RuntimeError(_NO_TARGET)
         crop = self.config.search
         regions = [crop_region(box, crop.factor) for box in self.boxes]
+        if cut := getattr(self.network, "crops", None):
+            return regions, cut(frame, regions)
         return regions, [crop_image(frame, region, crop.size) for region in regions]
 
-    def locate(self, crops: list[Image]) -> Located:
+    def locate(self, crops: Any) -> Located:
         """The second step of `track`: what the network sees in the crops."""
         return self.network(self.template, crops)
 
