@@ -160,8 +160,14 @@ def extensions() -> list[Extension]:
         return []
 
     # Imported here: without a compiler torch is not needed to install.
-    import torch
-    from torch.utils.cpp_extension import include_paths, library_paths
+    try:
+        import torch
+        from torch.utils.cpp_extension import include_paths, library_paths
+    except ModuleNotFoundError:
+        sys.exit(
+            "grm-kernels: the kernels are compiled against the torch that will load them: pip install torch, then pip "
+            "install --no-build-isolation (else pip hides it); GRM_KERNELS_BUILD=0 installs without the kernels"
+        )
 
     return [
         Extension(

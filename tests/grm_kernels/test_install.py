@@ -110,12 +110,25 @@ def test_without_a_compiler_the_reference_serves_and_says_so(checkout, tmp_path,
     assert "tensors on the CPU are served by the slow reference" in warning
 
 
-def test_an_old_setuptools_is_named(checkout):
-    """What it would say itself is that the licence is invalid."""
-    script = checkout / "build_with_old.py"
-    script.write_text("import setuptools\nsetuptools.__version__ = '68.2.2'\nexec(open('setup.py').read())\n")
+def failing_build(checkout: Path, before: str) -> str:
+    """What setup.py says, of which it is known that it stops, after something was done before it."""
+    script = checkout / "changed_setup.py"
+    script.write_text(f"{before}\nexec(open('setup.py').read())\n")
     result = subprocess.run([sys.executable, script, "--version"], cwd=checkout, capture_output=True, text=True)
     assert result.returncode == 1
-    assert result.stderr.strip() == (
+    return result.stderr.strip()
+
+
+def test_an_old_setuptools_is_named(checkout):
+    """What it would say itself is that the licence is invalid."""
+    assert failing_build(checkout, "import setuptools\nsetuptools.__version__ = '68.2.2'") == (
         "grm-kernels: building needs setuptools 77 or later, got 68.2.2; pip can upgrade it"
     )
+
+
+def test_a_build_in_isolation_fetches_no_torch(checkout):
+    """It has what the build asks for, and nothing of what is installed."""
+    assert 'requires = ["setuptools>=77"]\n' in (checkout / "pyproject.toml").read_text()
+    said = failing_build(checkout, "import sys\nsys.modules['torch'] = None")
+    assert said.startswith("grm-kernels: the kernels are compiled against the torch") and "--no-build-isolation" in said
+    assert "\n" not in said
