@@ -9,11 +9,14 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 
 import grm
+from grm.weights import find_weights
 
 PACKAGE = Path(grm.__file__).parent
+WEIGHTS = find_weights("tiny")
 #: From the top. A module imports its own floor and those below.
 FLOORS = (
     ("cli",),
@@ -153,14 +156,32 @@ def test_only_the_command_line_knows_typer():
     assert knows and all(name.startswith("grm.cli.") for name in knows)
 
 
-@pytest.mark.parametrize("missing", ["av", "matplotlib", "pycocotools", "rich", "tensorboard", "typer"])
-def test_libraries_that_only_some_commands_need_may_be_missing(missing, monkeypatch):
+def take_away(libraries, monkeypatch):
+    """Has importing them be a ModuleNotFoundError, and grm be imported anew."""
     for name in list(sys.modules):
-        if name.partition(".")[0] in ("grm", missing):
+        if name.partition(".")[0] in ("grm", *libraries):
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, missing, None)  # importing it is a ModuleNotFoundError
+    for library in libraries:
+        monkeypatch.setitem(sys.modules, library, None)
+
+
+OPTIONAL = ("av", "matplotlib", "pycocotools", "rich", "tensorboard", "typer")
+
+
+@pytest.mark.parametrize("missing", OPTIONAL)
+def test_libraries_that_only_some_commands_need_may_be_missing(missing, monkeypatch):
+    take_away([missing], monkeypatch)
     for name in ("grm.tracking", "grm.data", "grm.evaluation.runner", "grm.media.frames", "grm.media.writer"):
         importlib.import_module(name)
+
+
+def test_the_tracker_runs_without_any_of_them(monkeypatch):
+    """With torch, NumPy, OpenCV, pydantic, PyYAML and safetensors: what is carried to a machine without a network."""
+    take_away([*OPTIONAL, "click", "PIL", "scipy", "tqdm"], monkeypatch)
+    tracking, model = importlib.import_module("grm.tracking"), importlib.import_module("grm.model")
+    tracker, frame = tracking.Tracker(model.load_model(WEIGHTS)), np.zeros((90, 120, 3), np.uint8)
+    tracker.initialize(frame, (40, 30, 20, 13))
+    assert tracker.track(frame).box.shape == (4,)
 
 
 WITHOUT_TORCH = """
