@@ -177,26 +177,3 @@ def test_no_graph_is_kept_without_gradients(backend):
     q = problem.q.clone().requires_grad_()
     with torch.no_grad():
         assert category_attention(q, problem.k, problem.v, problem.categories, backend=backend.name).grad_fn is None
-
-
-@pytest.mark.parametrize("soft", [False, True], ids=["hard", "soft"])
-def test_the_reference_can_be_mapped_over_images(soft):
-    """torch.func, over everything that differs between images: values, and each image's own gradients."""
-    problem = make_problem(3, 2, 9, 16, soft=soft)
-
-    def attend(q, policy, categories):
-        categories = None if soft else categories.unsqueeze(0)
-        q = q.unsqueeze(0)
-        return category_attention(q, q, q, categories, policy.unsqueeze(0), soft=soft, backend="reference")[0]
-
-    def loss(*image):
-        return (attend(*image) ** 2).sum()
-
-    categories = problem.policy.argmax(-1).to(torch.uint8)
-    images = (problem.q, problem.policy, categories)
-    mapped = (torch.func.vmap(attend)(*images), *torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)))(*images))
-    for b in range(3):
-        image = [x[b] for x in images]
-        alone = (attend(*image), *torch.func.grad(loss, argnums=(0, 1))(*image))
-        for one, all_images in zip(alone, mapped, strict=True):
-            torch.testing.assert_close(all_images[b], one, rtol=1e-5, atol=1e-6)
