@@ -32,8 +32,8 @@ def train(
 ) -> None:
     """Train a model; under torchrun on several GPUs or machines.
 
-    SIGTERM and Ctrl-C finish the step and write a checkpoint that --resume goes on from; the third ends at once. The
-    status is 0 only after the last step.
+    SIGTERM, SIGHUP and Ctrl-C finish the step and write a checkpoint that --resume goes on from; the third ends at
+    once. The status is 0 only after the last step.
     """
     from rich.console import Console
 

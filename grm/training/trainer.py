@@ -39,6 +39,7 @@ CHECKPOINT_FILE, WEIGHTS_FILE, BEST_FILE, CONFIG_FILE = (
 # A run that is asked so often stops at once. One request may be two signals: torchrun passes on what a terminal or a
 # job scheduler has sent to its processes as well.
 _REQUESTS_TO_STOP_AT_ONCE = 3
+_STOPPING = [getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name)]
 
 
 class TrainingResult(NamedTuple):
@@ -275,8 +276,8 @@ class Trainer:
 
 
 class _StopRequest:
-    """While entered, SIGTERM and SIGINT ask the run to stop after its step instead of ending the process. Asked again
-    and again, it stops at once: an evaluation may take long.
+    """While entered, SIGTERM, SIGINT and SIGHUP ask the run to stop after its step instead of ending the process. Asked
+    again and again, it stops at once: an evaluation may take long. SIGHUP under nohup, which ignores it, stays ignored.
     """
 
     def __init__(self) -> None:
@@ -287,7 +288,10 @@ class _StopRequest:
         return self._requests > 0
 
     def __enter__(self) -> "_StopRequest":
-        self._before = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before = {number: signal.getsignal(number) for number in _STOPPING}
+        for number, handler in self._before.items():
+            if number in (signal.SIGTERM, signal.SIGINT) or handler is not signal.SIG_IGN:
+                signal.signal(number, self._request)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -75,17 +75,32 @@ def test_a_run_is_not_overwritten(train):
     assert status == 1 and output == "grm: runs/small: holds a run already; resume it, or choose another folder\n"
 
 
-def test_an_unfinished_run_is_no_success(train, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_an_unfinished_run_is_no_success(train, monkeypatch, number):
     class Stopping(SquarePairs):
         def __getitem__(self, index):
             if self.epoch == 0 and index == 0:
-                signal.raise_signal(signal.SIGTERM)
+                signal.raise_signal(number)
             return super().__getitem__(index)
 
     monkeypatch.setattr(commands, "_datasets", lambda config: (Stopping(8), None))
     status, output = train("small.yaml")
     assert status == 1 and "stopped after step 1; --resume goes on" in output
     status, output = train("small.yaml", "--resume", "--set", "training.epochs=2")
+    assert status == 0 and "finished" in output
+
+
+def test_a_signal_that_is_ignored_stays_ignored(train, monkeypatch):
+    """SIGHUP, under nohup."""
+
+    class Closed(SquarePairs):
+        def __getitem__(self, index):
+            signal.raise_signal(signal.SIGHUP)
+            return super().__getitem__(index)
+
+    monkeypatch.setattr(commands, "_datasets", lambda config: (Closed(8), None))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    status, output = train("small.yaml")
     assert status == 0 and "finished" in output
 
 
