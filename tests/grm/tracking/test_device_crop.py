@@ -24,7 +24,8 @@ LEVELS = 0.75 + 2 * 255 * 2**-12 + 2**-7 + FLOAT
 FRAME = np.random.default_rng(0).integers(0, 256, (95, 131, 3), dtype=np.uint8)
 REGIONS = [
     *(CropRegion(x, y, side) for x in (0.5, 40.25, 128) for y in (-3.5, 50, 93.5) for side in (7, 64, 90)),
-    CropRegion(65, 47, 400), CropRegion(65, 47, 1), CropRegion(65, 47, 3), CropRegion(30.5, 30.5, 32),
+    CropRegion(65, 47, 400), CropRegion(-60, 20, 40), CropRegion(65, 47, 1), CropRegion(65, 47, 3),
+    CropRegion(30.5, 30.5, 32),
 ]  # fmt: skip
 
 
