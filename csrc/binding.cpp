@@ -65,6 +65,20 @@ int largest_category(uintptr_t address, int64_t count) {
   return count ? *std::max_element(categories, categories + count) : 0;
 }
 
+// Whether the largest number of every row of a policy (count, 3) is its category's, and no other is as large. Padding may
+// have any.
+bool policy_agrees(uintptr_t policy, uintptr_t categories, int64_t count) {
+  const float* rows = reinterpret_cast<const float*>(policy);
+  const uint8_t* of = reinterpret_cast<const uint8_t*>(categories);
+  bool agrees = true;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* row = rows + 3 * i;
+    const int c = of[i] <= kAdaptive ? of[i] : 0;
+    agrees &= of[i] == kPadding || (row[c] > row[(c + 1) % 3] && row[c] > row[(c + 2) % 3]);
+  }
+  return agrees;
+}
+
 // ---- the CPU backend ----
 
 using Categories = std::optional<Tensor>;  // (B, N) uint8
@@ -200,6 +214,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("cuda_architectures") = GRM_CUDA_ARCHITECTURES;
 #endif
   m.def("largest_category", largest_category);
+  m.def("policy_agrees", policy_agrees);
   m.def("instruction_sets", instruction_sets);
   m.def("instruction_set", [] { return kernels.load()->name; });
   m.def("set_instruction_set", set_instruction_set);

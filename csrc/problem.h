@@ -2,19 +2,24 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 namespace grm {
 
 enum class DType { float32, bfloat16, float16 };
 
-// Value of a category in the category vector.
-enum Category : uint8_t { kTemplate = 0, kSearch = 1, kAdaptive = 2 };
+// Value of a category in the category vector; any other counts as kAdaptive. A token of kPadding is nobody: no token sees
+// it, its rows of every result are zero, its lse is -infinity.
+enum Category : uint8_t { kTemplate = 0, kSearch = 1, kAdaptive = 2, kPadding = 3 };
 
 // Numbers that all kernels share; grm_kernels/constants.py has the same. Exponentials are taken to base 2.
 constexpr float kLog2E = 1.44269504f, kLn2 = 0.693147181f;
 
 // The maximum of no scores: finite, so that the difference of two of them is 0 and not NaN.
 constexpr float kNoScore = -1e38f;
+
+// The lse of a token that sees nobody.
+constexpr float kNoLse = -std::numeric_limits<float>::infinity();
 
 // exp(S_ij - lse_i) of a blocked pair has no upper bound; in the gradient of the policy it saturates here.
 constexpr float kSaturation = 1e6f;
@@ -38,19 +43,23 @@ struct Tokens {
 
 struct ForwardProblem {
   int64_t batch, heads, tokens, channels;
-  DType dtype;  // of q, k, v, out
+  int64_t group;  // heads of q that share a head of k and v
+  DType dtype;    // of q, k, v, out
   float scale;
   Tokens q, k, v, out;
   float* lse;  // (B, H, N)
 
-  // Exactly one of the two is set.
-  const uint8_t* categories;  // (B, N); a value above 2 counts as A
+  // At least one of the two is set; with a soft policy the categories only say what is padding.
+  const uint8_t* categories;  // (B, N)
   const float* soft_policy;   // (B, N, 3), columns T, S, A
+
+  // Which head of k and v a head of q meets.
+  constexpr int64_t key_head(int64_t head) const { return head / group; }
 };
 
 struct BackwardProblem {
   ForwardProblem forward;  // out and lse are inputs here
-  Tokens grad_out, grad_q, grad_k, grad_v;
+  Tokens grad_out, grad_q, grad_k, grad_v;  // the latter two for every head of q
   const float* grad_lse;  // (B, H, N); null for zeros
 
   // (B, H, N, 2): what every head adds to the gradient of columns T and S of the policy; null if none is wanted.

@@ -104,6 +104,7 @@ inline Tensor empty_grad_policy(const Tensor& like, bool wanted, int64_t batch, 
 // What an operator is given as q, k, v, or returns as their gradients.
 struct Projections {
   int64_t batch, heads, tokens, channels;
+  int64_t group;  // heads of q that share a head of k and v
   Tokens q, k, v;
 };
 
@@ -121,12 +122,16 @@ inline void check(const Tensor& t, const char* name, std::initializer_list<int64
 
 inline Tokens tokens_of(const Tensor& t) { return {t.data_ptr(), t.stride(0), t.stride(1), t.stride(2)}; }
 
-// Three tensors (B, H, N, D).
+// Three tensors (B, H, N, D), of which k and v may have fewer heads: a divisor of q's.
 inline Projections projections_of(const Tensor& q, const Tensor& k, const Tensor& v) {
-  STD_TORCH_CHECK(q.dim() == 4, "grm_kernels: expected q of 4 dimensions");
-  check(k, "k", {q.size(0), q.size(1), q.size(2), q.size(3)}, q.scalar_type(), q);
-  check(v, "v", {q.size(0), q.size(1), q.size(2), q.size(3)}, q.scalar_type(), q);
-  return {q.size(0), q.size(1), q.size(2), q.size(3), tokens_of(q), tokens_of(k), tokens_of(v)};
+  STD_TORCH_CHECK(q.dim() == 4 && k.dim() == 4, "grm_kernels: expected q and k of 4 dimensions");
+  const int64_t heads = q.size(1), key_heads = k.size(1);
+  check(k, "k", {q.size(0), key_heads, q.size(2), q.size(3)}, q.scalar_type(), q);
+  check(v, "v", {q.size(0), key_heads, q.size(2), q.size(3)}, q.scalar_type(), q);
+  STD_TORCH_CHECK(key_heads == heads || (key_heads > 0 && heads % key_heads == 0),
+                  "grm_kernels: k has a number of heads that does not divide q's");
+  const int64_t group = key_heads ? heads / key_heads : 1;
+  return {q.size(0), heads, q.size(2), q.size(3), group, tokens_of(q), tokens_of(k), tokens_of(v)};
 }
 
 // One tensor (B, N, 3, H, D).
@@ -137,25 +142,24 @@ inline Projections projections_of(const Tensor& qkv) {
     char* const data = static_cast<char*>(qkv.data_ptr()) + i * qkv.stride(2) * bytes;
     return {data, qkv.stride(0), qkv.stride(3), qkv.stride(1)};
   };
-  return {qkv.size(0), qkv.size(3), qkv.size(1), qkv.size(4), part(0), part(1), part(2)};
+  return {qkv.size(0), qkv.size(3), qkv.size(1), qkv.size(4), 1, part(0), part(1), part(2)};
 }
 
 // `like` is a tensor of the projections.
 inline ForwardProblem problem_of(const Projections& p, const Tensor& like, const Tensor& out, const Tensor& lse,
                                  const std::optional<Tensor>& categories, const std::optional<Tensor>& soft_policy,
                                  double scale) {
-  STD_TORCH_CHECK(p.channels <= 256, "grm_kernels: expected D to be at most 256");
+  STD_TORCH_CHECK(p.tokens >= 1, "grm_kernels: expected at least one token");
+  STD_TORCH_CHECK(p.channels >= 1 && p.channels <= 256, "grm_kernels: expected D from 1 to 256");
   check(out, "out", {p.batch, p.heads, p.tokens, p.channels}, like.scalar_type(), like);
   check(lse, "lse", {p.batch, p.heads, p.tokens}, ScalarType::Float, like);
   STD_TORCH_CHECK(categories || soft_policy, "grm_kernels: expected categories or soft_policy");
-  if (soft_policy)
-    check(*soft_policy, "soft_policy", {p.batch, p.tokens, 3}, ScalarType::Float, like);
-  else
-    check(*categories, "categories", {p.batch, p.tokens}, ScalarType::Byte, like);
+  if (soft_policy) check(*soft_policy, "soft_policy", {p.batch, p.tokens, 3}, ScalarType::Float, like);
+  if (categories) check(*categories, "categories", {p.batch, p.tokens}, ScalarType::Byte, like);
   return {
-      p.batch, p.heads, p.tokens, p.channels, dtype_of(like), static_cast<float>(scale),
+      p.batch, p.heads, p.tokens, p.channels, p.group, dtype_of(like), static_cast<float>(scale),
       p.q, p.k, p.v, tokens_of(out), static_cast<float*>(lse.data_ptr()),
-      soft_policy ? nullptr : static_cast<const uint8_t*>(categories->data_ptr()),
+      categories ? static_cast<const uint8_t*>(categories->data_ptr()) : nullptr,
       soft_policy ? static_cast<const float*>(soft_policy->data_ptr()) : nullptr,
   };
 }

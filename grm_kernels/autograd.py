@@ -22,14 +22,23 @@ def _save(ctx, inputs, output) -> None:
     ctx.policy_dtype = None if policy is None else policy.dtype
 
 
-class CategoryAttention(torch.autograd.Function):
+def _sum_of_groups(grad: Tensor, heads: int) -> Tensor:
+    """(B, H, N, D) of every head of q to (B, heads, N, D): heads of q that share one of k and v are neighbours."""
+    return grad.unflatten(1, (heads, -1)).sum(2)
+
+
+class AttentionFunction(torch.autograd.Function):
     """(categories, policy, soft, scale, backend, *tokens) to (out, lse), checked by `category_attention`."""
 
     @staticmethod
-    def forward(ctx, *inputs):
+    def forward(ctx, categories, policy, soft, scale, backend, *tokens):
         """Runs the backend's forward operator; the policy's value is read only if `soft`."""
-        output = _forward(*inputs)
-        _save(ctx, inputs, output)
+        soft_policy = policy.detach().float() if soft else None
+        output = ops.forward(backend, len(tokens) == 1)(*tokens, categories, soft_policy, scale)
+        ctx.save_for_backward(*tokens, *output, categories, soft_policy)
+        ctx.scale = scale
+        ctx.backend = backend
+        ctx.policy_dtype = None if policy is None else policy.dtype
         ctx.set_materialize_grads(False)  # nobody asks for the gradient of most lse
         return output
 
@@ -45,17 +54,19 @@ class CategoryAttention(torch.autograd.Function):
             *grads, grad_policy = Gradient.apply(ctx.backend, *arguments)
         else:
             *grads, grad_policy = ops.backward(ctx.backend, len(tokens) == 1)(*arguments)
+        if len(tokens) == 3 and tokens[1].shape != tokens[0].shape:
+            grads[1:] = (_sum_of_groups(grad, tokens[1].shape[1]) for grad in grads[1:])
         grad_policy = grad_policy.to(ctx.policy_dtype) if policy_grad else None
         return None, grad_policy, None, None, None, *grads
 
 
 class Transformable(torch.autograd.Function):
-    """`CategoryAttention` in the form that torch.func asks for, which takes longer to call."""
+    """`AttentionFunction` in the form that torch.func asks for, which takes longer to call."""
 
     generate_vmap_rule = True
     forward = staticmethod(_forward)
     setup_context = staticmethod(_save)
-    backward = CategoryAttention.backward
+    backward = AttentionFunction.backward
 
 
 class Gradient(torch.autograd.Function):

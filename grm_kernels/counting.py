@@ -12,23 +12,24 @@ import torch
 from torch import Tensor
 
 from . import ops
-from .categories import Category
+from .categories import PADDING, Category
 
 _MODULE = "torch.utils.flop_counter"
 
 
 def _pairs(q: Tensor, categories: Tensor | None) -> tuple[int, int]:
-    """Allowed and blocked pairs of tokens, of all heads."""
+    """Allowed and blocked pairs of tokens that count, of all heads."""
     b, h, n, _ = q.shape
     if type(categories) is not Tensor or categories.device.type == "meta":
         return b * h * n * n, 0
-    in_t, in_s = ((categories == category).sum(-1) for category in (Category.T, Category.S))
+    in_t, in_s, counted = ((categories == c).sum(-1) for c in (Category.T, Category.S, PADDING))
+    counted = n - counted
     blocked = 2 * h * int((in_t * in_s).sum())
-    return b * h * n * n - blocked, blocked
+    return h * int((counted * counted).sum()) - blocked, blocked
 
 
 def _forward(q, k, v, categories, soft_policy, scale, out_val=None) -> int:
-    """Two products."""
+    """Two products. With a soft policy the categories say no more than what is padding."""
     return 2 * q.shape[-1] * 2 * _pairs(q, categories)[0]
 
 

@@ -9,7 +9,7 @@ import functools
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_autocast_enabled
 
 #: Backends that are operators. The reference is plain PyTorch and needs none.
 BACKENDS = ("cpu", "triton", "cuda")
@@ -18,7 +18,9 @@ BACKENDS = ("cpu", "triton", "cuda")
 _TOKENS = {False: "Tensor q, Tensor k, Tensor v", True: "Tensor qkv"}
 _GRADS = {False: "Tensor grad_q, Tensor grad_k, Tensor grad_v", True: "Tensor grad_qkv"}
 _SCHEMAS = {
-    # Either categories (B, N) uint8 or soft_policy (B, N, 3) float32 is given.
+    # k and v may have fewer heads than q, a divisor of them; their gradients have those of q, to be added up by group.
+    # At least one of categories (B, N) uint8 and soft_policy (B, N, 3) float32 is given; with both the categories only
+    # say what is padding.
     "forward": "({tokens}, Tensor? categories, Tensor? soft_policy, float scale) -> (Tensor out, Tensor lse)",
     # grad_lse of None stands for zeros. grad_policy is (B, N, 3) float32 with policy_grad, otherwise empty.
     "backward": "(Tensor grad_out, Tensor? grad_lse, {tokens}, Tensor out, Tensor lse, Tensor? categories,"
@@ -144,7 +146,7 @@ def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
     float64 stays, and so does what is no floating-point tensor: it is reported later.
     """
     device_type = tensors[0].device.type
-    if device_type in _AUTOCAST and torch.is_autocast_enabled(device_type):
+    if device_type in _AUTOCAST and is_autocast_enabled(device_type):
         dtype = torch.get_autocast_dtype(device_type)
         return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
     return tensors

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .categories import Category, category_order, one_hot
+from .categories import PADDING, Category, category_order, one_hot
 from .constants import SATURATION
 
 
@@ -43,9 +43,10 @@ def attention(
 ) -> tuple[Tensor, Tensor]:
     """Category attention as defined: P_ij = M_ij exp(S_ij) / sum_l M_il exp(S_il), out = P v, S = scale q k^T.
 
-    Arguments as in `grm_kernels.category_attention`, unchecked. Differentiable twice. Scores and softmax are computed
-    in float32 (float64 for float64 inputs), the product with v in the inputs' dtype. What is not finite in a token
-    does not reach those that may not see it.
+    Arguments as in `grm_kernels.category_attention`, unchecked; categories are (B, N) uint8, `PADDING` among them, and
+    say with `soft` no more than what is padding. k and v may have fewer heads than q. Differentiable twice. Scores and
+    softmax are computed in float32 (float64 for float64 inputs), the product with v in the inputs' dtype. What is not
+    finite in a token does not reach those that may not see it.
 
     Returns:
         out: (B, H, N, D) in q's dtype.
@@ -54,6 +55,12 @@ def attention(
     """
     dtype = torch.promote_types(q.dtype, torch.float32)
     scale = q.shape[-1] ** -0.5 if scale is None else scale
+    if k.shape[1] != q.shape[1]:
+        k, v = (x.repeat_interleave(q.shape[1] // x.shape[1], 1) for x in (k, v))
+    counts = None if categories is None else categories != PADDING  # (B, N)
+    if counts is not None:
+        q, k, v = (x.where(counts[:, None, :, None], 0) for x in (q, k, v))
+        policy = None if policy is None else policy.where(counts.unsqueeze(-1), 0)
     if not soft:
         assert categories is not None
         hard = one_hot(categories, dtype)
@@ -62,6 +69,10 @@ def attention(
         policy = hard if policy is None else hard + (policy - policy.detach()).nan_to_num(0.0).to(dtype)
     assert policy is not None
     mask = interaction_mask(policy.to(dtype)).unsqueeze(1)  # (B, 1, N, N)
+    if counts is not None:
+        # Padding sees itself here, which is a softmax of 1 and not of nothing; its rows are taken out below.
+        both = counts.unsqueeze(-1) & counts.unsqueeze(-2) | torch.eye(q.shape[2], dtype=torch.bool, device=q.device)
+        mask = mask.where(both.unsqueeze(1), 0)
     allowed = mask > 0
 
     # 0 times what is not finite is NaN: such values are left out of products, and NaN is added where they are seen.
@@ -78,8 +89,11 @@ def attention(
     total = weights.sum(-1, keepdim=True)
     seen = allowed.to(dtype) @ bad_v.to(dtype) > 0
     out = (weights / total).to(v.dtype) @ v + torch.where(seen, math.nan, 0.0).to(v.dtype)
+    lse = lse + total.squeeze(-1).log()
+    if counts is not None:
+        out, lse = out.where(counts[:, None, :, None], 0), lse.where(counts.unsqueeze(1), -math.inf)
     # The memory order of the kernels' output, so that merging the heads is a view.
-    return out.transpose(1, 2).contiguous().transpose(1, 2), lse + total.squeeze(-1).log()
+    return out.transpose(1, 2).contiguous().transpose(1, 2), lse
 
 
 def masked_attention(
@@ -138,5 +152,6 @@ def separate_attention(q: Tensor, k: Tensor, v: Tensor, categories: Tensor, *, s
         ):
             rows = q[b][:, order[queries]]
             parts.append(F.scaled_dot_product_attention(rows, keys[:, visible], values[:, visible], scale=scale))
+        parts.append(torch.zeros_like(q[b][:, n:]))  # of padding
         outputs.append(torch.cat(parts, dim=1)[:, order.argsort()])
     return torch.stack(outputs) if outputs else torch.empty_like(q)

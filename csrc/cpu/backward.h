@@ -195,7 +195,7 @@ void backward_block(const BackwardProblem& problem, int64_t image, int64_t head,
   }
 }
 
-// Gradients of the keys and values of ranks [begin, end), complete in `sums`.
+// Gradients of the keys and values of ranks [begin, end), complete in `sums`; all gradients of the padding among them.
 inline void write_keys(const BackwardProblem& problem, int64_t image, int64_t head, int64_t begin, int64_t end,
                        const Layout& layout, const Extents& e, const KeySums& sums) {
   const ForwardProblem& f = problem.forward;
@@ -216,6 +216,13 @@ inline void write_keys(const BackwardProblem& problem, int64_t image, int64_t he
         partials[2 * token + 1] -= sums.t[key];
       }
     }
+  }
+  const Tokens* const all_grads[] = {&problem.grad_q, &problem.grad_k, &problem.grad_v};
+  for (int64_t rank = begin > layout.tokens ? begin : layout.tokens; rank < end; ++rank) {
+    const int64_t token = layout.order[rank];
+    for (const Tokens* grad : all_grads)
+      clear_row(f.dtype, f.channels, mutable_row_of(*grad, f.dtype, image, head, token));
+    if (partials) partials[2 * token] = partials[2 * token + 1] = 0;
   }
 }
 
@@ -245,8 +252,8 @@ void backward_part(const BackwardProblem& problem, int64_t image, int64_t head, 
   const KeySums sums(key_sums ? outside : arena, e);
   const Layout layout = w.head.layout(f, image, kKeyPadding<kPack>);
 
-  gather_keys<kPack>(f.k, f, image, head, layout, e, w.keys);
-  gather_keys<kPack>(f.v, f, image, head, layout, e, w.values);
+  gather_keys<kPack>(f.k, f, image, f.key_head(head), layout, e, w.keys);
+  gather_keys<kPack>(f.v, f, image, f.key_head(head), layout, e, w.values);
   if constexpr (kPack == 2) pair_keys<Wide>(w.keys, layout, e, w.scratch, w.key_pairs);
   memset(sums.keys, 0, layout.key_rows * e.channels * sizeof(float));
   memset(sums.values, 0, layout.key_rows * e.channels * sizeof(float));
@@ -254,9 +261,10 @@ void backward_part(const BackwardProblem& problem, int64_t image, int64_t head, 
   memset(w.lanes_s, 0, layout.key_rows * kWidth * sizeof(float));
 
   const int64_t blocks = round_up(layout.tokens, kBlock) / kBlock, parts = parts_of(f);
-  for (int64_t block = blocks * part / parts; block < blocks * (part + 1) / parts; ++block) {
-    const int64_t begin = block * kBlock;
-    const int64_t end = begin + kBlock < layout.tokens ? begin + kBlock : layout.tokens;
+  const int64_t part_end = blocks * (part + 1) / parts * kBlock;
+  const int64_t limit = part_end < layout.tokens ? part_end : layout.tokens;
+  for (int64_t begin = blocks * part / parts * kBlock, end; begin < limit; begin = end) {
+    end = begin + kBlock < limit ? begin + kBlock : limit;
     if (!Wide::kTiled && end - begin <= kWidth)
       backward_block<Shape<kPack, Wide::kTiled ? kTileVecs : 1>>(problem, image, head, begin, end, layout, e, w, sums);
     else
@@ -266,7 +274,7 @@ void backward_part(const BackwardProblem& problem, int64_t image, int64_t head, 
     sums.t[key] = sum(load(w.lanes_t + key * kWidth));
     sums.s[key] = sum(load(w.lanes_s + key * kWidth));
   }
-  if (!key_sums) write_keys(problem, image, head, 0, layout.tokens, layout, e, sums);
+  if (!key_sums) write_keys(problem, image, head, 0, f.tokens, layout, e, sums);
 }
 
 // Adds up what the parts of a head gave to the keys of ranks [begin, end), and writes their gradients. `key_sums` holds

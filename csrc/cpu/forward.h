@@ -122,13 +122,23 @@ void forward_head(const ForwardProblem& problem, int64_t image, int64_t head, in
   const ForwardBuffers<kPack> w(arena, problem);
   const Extents e = extents<kPack>(problem);
   const Layout layout = w.head.layout(problem, image, kKeyPadding<kPack>);
-  gather_keys<kPack>(problem.v, problem, image, head, layout, e, kPack == 1 ? w.values : w.keys);
-  if constexpr (kPack == 2) pair_keys<Wide>(w.keys, layout, e, w.scratch, w.values);
-  gather_keys<kPack>(problem.k, problem, image, head, layout, e, w.keys);
+  const int64_t rank_begin = block_begin * kBlock;
+  const int64_t rank_end = block_end * kBlock < problem.tokens ? block_end * kBlock : problem.tokens;
+  for (int64_t rank = rank_begin > layout.tokens ? rank_begin : layout.tokens; rank < rank_end; ++rank) {
+    const int64_t token = layout.order[rank];
+    clear_row(problem.dtype, problem.channels, mutable_row_of(problem.out, problem.dtype, image, head, token));
+    problem.lse[(image * problem.heads + head) * problem.tokens + token] = grm::kNoLse;
+  }
+  if (rank_begin >= layout.tokens) return;
 
-  for (int64_t block = block_begin; block < block_end; ++block) {
-    const int64_t begin = block * kBlock;
-    const int64_t end = begin + kBlock < layout.tokens ? begin + kBlock : layout.tokens;
+  const int64_t key_head = problem.key_head(head);
+  gather_keys<kPack>(problem.v, problem, image, key_head, layout, e, kPack == 1 ? w.values : w.keys);
+  if constexpr (kPack == 2) pair_keys<Wide>(w.keys, layout, e, w.scratch, w.values);
+  gather_keys<kPack>(problem.k, problem, image, key_head, layout, e, w.keys);
+
+  const int64_t limit = rank_end < layout.tokens ? rank_end : layout.tokens;
+  for (int64_t begin = rank_begin, end; begin < limit; begin = end) {
+    end = begin + kBlock < limit ? begin + kBlock : limit;
     if (!Wide::kTiled && end - begin <= kWidth)
       forward_block<Shape<kPack, Wide::kTiled ? kTileVecs : 1>>(problem, image, head, begin, end, layout, e, w);
     else

@@ -43,16 +43,16 @@ struct HeadBuffers {
 
   Layout layout(const ForwardProblem& problem, int64_t image, int64_t padding) const {
     Layout layout = {};
-    layout.tokens = problem.tokens;
     layout.order = order;
     layout.p = p;
     layout.s = s;
-    memset(p + problem.tokens, 0, (ranks - problem.tokens) * sizeof(float));
-    memset(s + problem.tokens, 0, (ranks - problem.tokens) * sizeof(float));
+    const uint8_t* categories = problem.categories ? problem.categories + image * problem.tokens : nullptr;
     if (problem.soft_policy)
-      order_by_policy(problem.soft_policy + image * problem.tokens * 3, padding, layout);
+      order_by_policy(problem.soft_policy + image * problem.tokens * 3, categories, problem.tokens, padding, layout);
     else
-      order_by_category(problem.categories + image * problem.tokens, padding, layout);
+      order_by_category(categories, problem.tokens, padding, layout);
+    memset(p + layout.tokens, 0, (ranks - layout.tokens) * sizeof(float));
+    memset(s + layout.tokens, 0, (ranks - layout.tokens) * sizeof(float));
     return layout;
   }
 };

@@ -38,7 +38,8 @@ enum class Meeting {
 };
 
 struct Layout {
-  int64_t tokens, segment_count, key_rows;
+  int64_t tokens;       // that count; padding has the ranks behind them
+  int64_t segment_count, key_rows;
   Segment segments[3];
   Meeting only;         // with the only segment, where there is one
   bool soft;
@@ -66,25 +67,34 @@ struct Layout {
 // An upper bound of Layout::key_rows.
 inline int64_t max_key_rows(int64_t tokens, int64_t padding) { return round_up(tokens, padding) + 2 * padding; }
 
-inline void order_by_policy(const float* policy, int64_t padding, Layout& layout) {
-  layout.take_one_segment(padding);
+// With a soft policy the categories, null if there are none, only say what is padding.
+inline void order_by_policy(const float* policy, const uint8_t* categories, int64_t tokens, int64_t padding,
+                            Layout& layout) {
+  const auto counts = [&](int64_t i) { return !categories || categories[i] != grm::kPadding; };
   layout.soft = true;
   layout.only = Meeting::weighted;
-  for (int64_t i = 0; i < layout.tokens; ++i) {
-    layout.order[i] = i;
-    layout.p[i] = policy[3 * i];
-    layout.s[i] = policy[3 * i + 1];
+  layout.tokens = 0;
+  for (int64_t i = 0; i < tokens; ++i) layout.tokens += counts(i);
+  layout.take_one_segment(padding);
+  int64_t next = 0, behind = layout.tokens;
+  for (int64_t i = 0; i < tokens; ++i) {
+    const int64_t r = counts(i) ? next++ : behind++;
+    layout.order[r] = i;
+    layout.p[r] = policy[3 * i];
+    layout.s[r] = policy[3 * i + 1];
   }
 }
 
-// Stable counting sort. Where there is one block of queries its keys are one segment, and nothing is sorted: it has
-// queries of every category that there is, so there would be padding to add and nothing to skip.
-inline void order_by_category(const uint8_t* categories, int64_t padding, Layout& layout) {
+// Stable counting sort. Where there is one block of queries its keys are one segment, and nothing is sorted but padding:
+// it has queries of every category that there is, so there would be padding to add and nothing to skip.
+inline void order_by_category(const uint8_t* categories, int64_t tokens, int64_t padding, Layout& layout) {
   layout.soft = false;
-  int64_t count[3] = {};
-  const auto rank_of = [](uint8_t category) { return category == grm::kTemplate ? 0 : category == grm::kSearch ? 2 : 1; };
-  for (int64_t i = 0; i < layout.tokens; ++i) ++count[rank_of(categories[i])];
-  int64_t next[3], rank = 0, key = 0;
+  int64_t count[4] = {};
+  const auto rank_of = [](uint8_t category) {
+    return category == grm::kTemplate ? 0 : category == grm::kSearch ? 2 : category == grm::kPadding ? 3 : 1;
+  };
+  for (int64_t i = 0; i < tokens; ++i) ++count[rank_of(categories[i])];
+  int64_t next[4], rank = 0, key = 0;
   layout.segment_count = 3;
   for (int g = 0; g < 3; ++g) {
     layout.segments[g] = {rank, count[g], key, round_up(count[g], padding)};
@@ -93,14 +103,16 @@ inline void order_by_category(const uint8_t* categories, int64_t padding, Layout
     key += layout.segments[g].padded;
   }
   layout.key_rows = key;
-  const bool sorted = layout.tokens > kBlock;
+  layout.tokens = next[3] = rank;
+  const bool sorted = tokens > kBlock;
   if (!sorted) {
     layout.take_one_segment(padding);
     layout.only = count[0] > 0 && count[2] > 0 ? Meeting::weighted : Meeting::all;
   }
-  for (int64_t i = 0; i < layout.tokens; ++i) {
+  int64_t unsorted = 0;
+  for (int64_t i = 0; i < tokens; ++i) {
     const int g = rank_of(categories[i]);
-    const int64_t r = sorted ? next[g]++ : i;
+    const int64_t r = sorted || g == 3 ? next[g]++ : unsorted++;
     layout.order[r] = i;
     layout.p[r] = g == 0;
     layout.s[r] = g == 2;

@@ -53,6 +53,8 @@ inline void write_row(const float* source, float factor, DType dtype, int64_t ch
   }
 }
 
+inline void clear_row(DType dtype, int64_t channels, void* target) { memset(target, 0, channels * bytes_of(dtype)); }
+
 // A row of words: kPack = 1, the channels as float32; kPack = 2, the channels' bfloat16 as they stand. Zero up to `words`.
 template <int kPack>
 inline void read_words(const void* source, DType dtype, int64_t channels, int64_t words, float* target) {

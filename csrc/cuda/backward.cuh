@@ -19,14 +19,25 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
   constexpr int kHalf = D / 2;
   const ForwardProblem& f = problem.forward;
   const int heads = static_cast<int>(f.heads), image = block_index() / heads, head = block_index() % heads;
-  const int tokens = static_cast<int>(f.tokens);
-  const int rows = (tokens + kChunk - 1) / kChunk * kChunk;  // of keys
+  const int all_tokens = static_cast<int>(f.tokens);
   const Shared memory = shared_memory();
-  const Order order = sort_tokens(f.categories + int64_t{image} * tokens, tokens, memory + Layout::order);
+  const Order order = sort_tokens(f.categories + int64_t{image} * all_tokens, all_tokens, memory + Layout::order);
+  const int tokens = order.tokens;
+  const int rows = (tokens + kChunk - 1) / kChunk * kChunk;  // of keys
 
+  const Tokens* const all_grads[] = {&problem.grad_q, &problem.grad_k, &problem.grad_v};
+  for (const Tokens* grad : all_grads)
+    clear_rows<D>(head_of(*grad, image, head), order, tokens, all_tokens, kThreads);
+  float* const partials = kPolicy ? problem.policy_partials + 2 * (block_index() * int64_t{all_tokens}) : nullptr;
+  if (kPolicy)
+    for (int i = 2 * tokens + thread_index(); i < 2 * all_tokens; i += kThreads)
+      global_store(partials + 2 * order.token(i / 2) + i % 2, 0.0f);
+  if (tokens == 0) return;
+
+  const int shared_head = head / static_cast<int>(f.group);
   const Tile<D> keys = {memory + Layout::keys}, values = {memory + Layout::values};
-  gather_rows(keys, 0, head_of(f.k, image, head), order, 0, rows, kThreads);
-  gather_rows(values, 0, head_of(f.v, image, head), order, 0, rows, kThreads);
+  gather_rows(keys, 0, head_of(f.k, image, shared_head), order, 0, rows, kThreads);
+  gather_rows(values, 0, head_of(f.v, image, shared_head), order, 0, rows, kThreads);
   const auto queries_of = [&](int i) -> Tile<D> { return {memory + Layout::queries + i % 2 * Layout::kTileBytes}; };
   const auto grads_of = [&](int i) -> Tile<D> { return {memory + Layout::grads + i % 2 * Layout::kTileBytes}; };
   const auto gather_tile = [&](int i) {
@@ -163,7 +174,7 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
     const Shared keys_of_half = memory + Layout::key_sums + 4 * i;
     const float sum = shared_load<float>(memory + Layout::ranks + 4 * i) + shared_load<float>(keys_of_half) +
                       shared_load<float>(keys_of_half + 8 * Layout::kRows);
-    global_store(problem.policy_partials + 2 * (block_index() * int64_t{tokens} + order.token(rank)) + 1 - which, -sum);
+    global_store(partials + 2 * order.token(rank) + 1 - which, -sum);
   }
 }
 

@@ -42,7 +42,7 @@ GRM_DEVICE void compute_delta(const BackwardProblem& problem, const Order& order
                               Shared ranks, int rows) {
   constexpr int kLanesOfRow = D / 8;
   const Head out = head_of(problem.forward.out, image, head), grad_out = head_of(problem.grad_out, image, head);
-  const int64_t vector = (image * problem.forward.heads + head) * order.tokens;
+  const int64_t vector = (image * problem.forward.heads + head) * problem.forward.tokens;
   const int index = thread_index() % kLanesOfRow;
   GRM_NO_UNROLL for (int first = 0; first < rows; first += kThreads / kLanesOfRow) {
     const int rank = first + thread_index() / kLanesOfRow;

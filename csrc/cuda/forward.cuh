@@ -165,8 +165,19 @@ GRM_KERNEL(kForwardWarps* kWarp, 1) forward_kernel(const ForwardProblem problem,
   const Shared memory = shared_memory();
   const Order order = sort_tokens(problem.categories + int64_t{image} * tokens, tokens, memory + layout.order);
 
+  const int tiles = (order.tokens + kTile - 1) / kTile, warps = thread_count() / kWarp;
+  const int first = tiles * part / parts, last = tiles * (part + 1) / parts;
+  float* const lse = problem.lse + int64_t{head_index} * tokens;
+  const int padding = tokens - order.tokens, padding_begin = order.tokens + padding * part / parts;
+  const int padding_end = order.tokens + padding * (part + 1) / parts;
+  clear_rows<D>(head_of(problem.out, image, head), order, padding_begin, padding_end, thread_count());
+  for (int rank = padding_begin + thread_index(); rank < padding_end; rank += thread_count())
+    global_store(lse + order.token(rank), kNoLse);
+  if (first == last) return;
+
   const Tile<D> keys = {memory}, values = {memory + layout.values};
-  const Head k = head_of(problem.k, image, head), v = head_of(problem.v, image, head);
+  const int shared_head = head / static_cast<int>(problem.group);
+  const Head k = head_of(problem.k, image, shared_head), v = head_of(problem.v, image, shared_head);
   const int stage_keys = (layout.key_rows / kForwardKeys + kForwardStages - 1) / kForwardStages * kForwardKeys;
   GRM_NO_UNROLL for (int stage = 0; stage < kForwardStages; ++stage) {
     const Range rows = intersection({stage * stage_keys, (stage + 1) * stage_keys}, {0, layout.key_rows});
@@ -177,19 +188,16 @@ GRM_KERNEL(kForwardWarps* kWarp, 1) forward_kernel(const ForwardProblem problem,
 
   // The scores' sign goes to the queries, exactly: the maximum can be taken before scaling.
   const bool negated = problem.scale < 0;
-  float* const lse = problem.lse + int64_t{head_index} * tokens;
   const float scale = (negated ? -problem.scale : problem.scale) * kLog2E;
-  const int tiles = (tokens + kTile - 1) / kTile, warps = thread_count() / kWarp;
-  const int first = tiles * part / parts, last = tiles * (part + 1) / parts;
   // Two tiles for each warp share what is read of keys and values; the last ones are spread over all warps.
   for (int begin = first, taken; begin < last; begin += taken * warps) {
     taken = last - begin > warps ? 2 : 1;
     const int tile = begin + taken * warp_index(), end = tile + taken < last ? tile + taken : last;
-    const Range block = {tile * kTile, end * kTile < tokens ? end * kTile : tokens};
+    const Range block = {tile * kTile, end * kTile < order.tokens ? end * kTile : order.tokens};
     const Range some = tile < last ? seen_by_some(order, block) : Range{0, 0}, all = seen_by_all(order, block);
     Queries<D> x[2];
     GRM_UNROLL for (int m = 0; m < 2; ++m) {
-      x[m].rank = tile + m < end ? (tile + m) * kTile : tokens;
+      x[m].rank = tile + m < end ? (tile + m) * kTile : order.tokens;
       load_queries(x[m], head_of(problem.q, image, head), order, negated);
     }
     GRM_NO_UNROLL for (int stage = 0; stage < kForwardStages; ++stage) {

@@ -45,7 +45,7 @@ inline ForwardLaunch forward_launch(const ForwardProblem& problem, const Device&
 inline const char* refusal(const ForwardProblem& problem, const Device& device, bool backward) {
   if (problem.dtype == DType::float32) return "expected bfloat16 or float16";
   if (problem.channels != 32 && problem.channels != 64) return "expected D of 32 or 64";
-  if (!problem.categories) return "expected categories, not a soft policy";
+  if (problem.soft_policy) return "expected categories, not a soft policy";
   if (problem.tokens > (backward ? kMaxBackwardTokens : kMaxTokens)) return "too many tokens";
   const int bytes = shared_bytes(backward, static_cast<int>(problem.tokens), static_cast<int>(problem.channels));
   if (bytes > device.shared_per_block) return "too many tokens for the shared memory of this GPU";

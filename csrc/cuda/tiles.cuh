@@ -49,6 +49,14 @@ GRM_DEVICE void gather_rows(const Tile<D>& tile, int row, const Head& head, cons
   }
 }
 
+// Zeros to the rows of ranks [first, last) of a head, by all `threads` of the block.
+template <int D>
+GRM_DEVICE void clear_rows(const Head& head, const Order& order, int first, int last, int threads) {
+  constexpr int kPieces = Tile<D>::kPieces;
+  GRM_NO_UNROLL for (int i = thread_index(); i < (last - first) * kPieces; i += threads)
+      global_store(head.row(order.token(first + i / kPieces)) + i % kPieces * kPiece, Words4{});
+}
+
 // Which row and which piece a lane names to load_matrices for 16 rows of two pieces. By rows: matrices 0 and 1 are the
 // rows 0-7 and 8-15 of the first piece, 2 and 3 of the second. By pieces: matrices 0 and 1 are the two pieces of rows
 // 0-7, 2 and 3 of the others.

@@ -72,13 +72,13 @@ class Launches {
 };
 
 struct Problem {
-  int64_t batch, heads, tokens, channels;
+  int64_t batch, heads, tokens, channels, group;
   bool bfloat16;
   float scale;
 };
 
 ForwardProblem forward_problem(const Problem& p, const Memories& m) {
-  return {p.batch, p.heads, p.tokens, p.channels, p.bfloat16 ? DType::bfloat16 : DType::float16, p.scale,
+  return {p.batch, p.heads, p.tokens, p.channels, p.group, p.bfloat16 ? DType::bfloat16 : DType::float16, p.scale,
           m.at("q").tokens(), m.at("k").tokens(), m.at("v").tokens(), m.at("out").tokens(), m.at("lse").as<float>(),
           m.at("categories").as<const uint8_t>(), nullptr};
 }
@@ -175,8 +175,8 @@ PYBIND11_MODULE(emulation, m) {
       .def_readonly("conflicts", &Site::conflicts);
   py::class_<Memory>(m, "Memory").def(py::init<uintptr_t, size_t, std::vector<int64_t>>());
   py::class_<Problem>(m, "Problem")
-      .def(py::init<int64_t, int64_t, int64_t, int64_t, bool, float>(), py::arg("batch"), py::arg("heads"),
-           py::arg("tokens"), py::arg("channels"), py::arg("bfloat16"), py::arg("scale"));
+      .def(py::init<int64_t, int64_t, int64_t, int64_t, int64_t, bool, float>(), py::arg("batch"), py::arg("heads"),
+           py::arg("tokens"), py::arg("channels"), py::arg("group"), py::arg("bfloat16"), py::arg("scale"));
   py::class_<grm::cuda::Device>(m, "Device")
       .def(py::init<int, int, int>(), py::arg("multiprocessors"), py::arg("shared_per_block"),
            py::arg("shared_per_multiprocessor"));

@@ -35,11 +35,11 @@ def prologue_kernel(
     grad_lse, delta,
     categories, categories_b, categories_n, sorted_tokens, bounds,
     B, H, N,
-    D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr, SOFT: tl.constexpr,
+    D: tl.constexpr, BD: tl.constexpr, ROWS: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
-    """The first B programs each sort an image (unless SOFT); the others compute Delta_i = dout_i . out_i - dlse_i."""
+    """The first B programs each sort an image, if it has categories; the others Delta_i = dout_i . out_i - dlse_i."""
     program = tl.program_id(0)
-    if not SOFT:
+    if categories is not None:
         if program < B:
             b = program.to(tl.int64)
             write_order(categories, categories_b, categories_n, sorted_tokens, bounds, b, N, CHUNK)
@@ -71,21 +71,25 @@ def sweep(
     Owning queries, a and b are q and dout, the others k and v; owning keys, a and b are k and v, the others q and dout.
     Either way S = a . a', dP = b . b' and grad a = scale sum dS a'; keys also have grad b = sum P b'.
     """
+    n = N  # tokens that count
+    if sorted_tokens is not None:
+        n = tl.load(bounds + 2)
+    tiles = tl.where(first < n, tl.cdiv(n, TILE), 0)
     if SOFT:
         n_t, n_ta = 0, 0
-        edges = (0, 0, tl.cdiv(N, TILE), tl.cdiv(N, TILE))
+        edges = (0, 0, tiles, tiles)
     else:
         n_t, n_ta = tl.load(bounds), tl.load(bounds + 1)
-        edges = tile_edges(first, tl.minimum(first + BLOCK, N), n_t, n_ta, N, TILE)
+        edges = tile_edges(first, tl.minimum(first + BLOCK, n), n_t, n_ta, n, TILE)
         if POLICY:
-            edges = (0, edges[0], edges[3], tl.cdiv(N, TILE))
+            edges = (0, edges[0], edges[3], tiles)
 
     rank = first + tl.arange(0, BLOCK)  # [BLOCK]
-    exists = rank < N
-    token = load_tokens(sorted_tokens, rank, N, not SOFT)
+    exists = rank < n
+    token = load_tokens(sorted_tokens, rank, N)
     a = load_rows(own_a, token, own_a_n, exists, D, BD, True)  # [BLOCK, BD]
     b = load_rows(own_b, token, own_b_n, exists, D, BD, True)  # [BLOCK, BD]
-    p, s = policy_columns(policy, rank, n_t, n_ta, N, SOFT)
+    p, s = policy_columns(policy, rank, token, n_t, n_ta, n, SOFT)
     if not OWN_KEYS:
         row_lse = tl.load(lse + token, mask=exists, other=0.0)[:, None] * _LOG2_E  # [BLOCK, 1]
         row_delta = tl.load(delta + token, mask=exists, other=0.0)[:, None]
@@ -100,8 +104,8 @@ def sweep(
         if phase == 1 or not SOFT:
             for tile in range(edges[phase], edges[phase + 1]):
                 other = tile * TILE + tl.arange(0, TILE)  # [TILE]
-                there = other < N
-                other_token = load_tokens(sorted_tokens, other, N, not SOFT)
+                there = other < n
+                other_token = load_tokens(sorted_tokens, other, N)
                 a_other = load_rows(other_a, other_token, other_a_n, there, D, BD, POLICY or SOFT or phase != 1)
                 b_other = load_rows(other_b, other_token, other_b_n, there, D, BD, POLICY or SOFT or phase != 1)
                 if OWN_KEYS:
@@ -111,12 +115,12 @@ def sweep(
                 exponent = tl.dot(a, tl.trans(a_other), input_precision=PRECISION) * scale - row_lse  # [BLOCK, TILE]
                 dp = tl.dot(b, tl.trans(b_other), input_precision=PRECISION)  # [BLOCK, TILE]
                 if POLICY or SOFT:
-                    p_other, s_other = policy_columns(policy, other, n_t, n_ta, N, SOFT)
+                    p_other, s_other = policy_columns(policy, other, other_token, n_t, n_ta, n, SOFT)
                 if SOFT:
                     weights = soft_weights(rank, other, p, s, p_other, s_other)
                     seen = ((weights > 0) | (weights != weights)) & there[None, :]
                 elif POLICY or phase != 1:
-                    seen = sees(rank, other, n_t, n_ta, N)
+                    seen = sees(rank, other, n_t, n_ta, n)
                 # The exponent of an allowed pair is 0 at most where M = 1, but for the rounding of lse.
                 if SOFT:
                     bound = tl.where(seen, _LARGEST_EXPONENT, _LOG2_SATURATION)
@@ -142,13 +146,15 @@ def sweep(
                     if OWN_KEYS:
                         acc_b = tl.dot(e.to(a.dtype), b_other, acc_b, input_precision=PRECISION)
 
-    store_rows(grad_a, token, grad_n, exists, acc_a * (scale / _LOG2_E), D, BD)
+    # Of padding nothing but zeros.
+    result_a = tl.where(exists[:, None], acc_a * (scale / _LOG2_E), 0.0)
+    store_rows(grad_a, token, grad_n, rank < N, result_a, D, BD)
     if OWN_KEYS:
-        store_rows(grad_b, token, grad_n, exists, acc_b, D, BD)
+        store_rows(grad_b, token, grad_n, rank < N, tl.where(exists[:, None], acc_b, 0.0), D, BD)
     if POLICY:
         planes = partials + (2 * N if OWN_KEYS else 0)
-        tl.store(planes + token, sum_s, mask=exists)
-        tl.store(planes + N + token, sum_p, mask=exists)
+        tl.store(planes + token, tl.where(exists, sum_s, 0.0), mask=rank < N)
+        tl.store(planes + N + token, tl.where(exists, sum_p, 0.0), mask=rank < N)
 
 
 @triton.jit
@@ -158,7 +164,7 @@ def backward_kernel(
     k, k_b, k_h, k_n,
     v, v_b, v_h, v_n,
     grad_q, grad_k, grad_v, grad_b, grad_h, grad_n, partials, lse, delta, sorted_tokens, bounds, policy,
-    H, N, scale,
+    H, GROUP, N, scale,
     D: tl.constexpr, BD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     SOFT: tl.constexpr, POLICY: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -169,8 +175,8 @@ def backward_kernel(
     b, h = head // H, head % H
     grad_out += b * grad_out_b + h * grad_out_h
     q += b * q_b + h * q_h
-    k += b * k_b + h * k_h
-    v += b * v_b + h * v_h
+    k += b * k_b + h // GROUP * k_h
+    v += b * v_b + h // GROUP * v_h
     result = b * grad_b + h * grad_h
     lse += head * N
     delta += head * N
@@ -178,9 +184,9 @@ def backward_kernel(
         partials += head * _PLANES * N
     if SOFT:
         policy += b * N * 3
-    else:
+    if sorted_tokens is not None:
         sorted_tokens += b * N
-        bounds += 2 * b
+        bounds += 3 * b
     if block < blocks:
         sweep(
             k, k_n, v, v_n, q, q_n, grad_out, grad_out_n,
@@ -243,14 +249,14 @@ def backward(
     delta = torch.empty_like(lse)
     partials = torch.empty((b, h, _PLANES.value, n), dtype=torch.float32, device=q.device) if policy_grad else None
     with device.current(q):
-        sorted_tokens, bounds = (None, None) if categories is None or soft else order.empty_order(categories)
-        prologue_kernel[((0 if soft else b) + b * h * triton.cdiv(n, _ROWS),)](
+        sorted_tokens, bounds = (None, None) if categories is None else order.empty_order(categories)
+        prologue_kernel[((0 if categories is None else b) + b * h * triton.cdiv(n, _ROWS),)](
             out, *out.stride()[:3],
             grad_out, *grad_out.stride()[:3],
             None if grad_lse is None else grad_lse.contiguous(), delta,
-            categories, *((0, 0) if categories is None or soft else categories.stride()), sorted_tokens, bounds,
+            categories, *((0, 0) if categories is None else categories.stride()), sorted_tokens, bounds,
             b, h, n,
-            D=d, BD=bd, ROWS=_ROWS, CHUNK=order.chunk(n), SOFT=soft,
+            D=d, BD=bd, ROWS=_ROWS, CHUNK=order.chunk(n),
         )  # fmt: skip
         backward_kernel[(2 * b * h * triton.cdiv(n, tiles.block),)](
             grad_out, *grad_out.stride()[:3],
@@ -259,7 +265,7 @@ def backward(
             v, *v.stride()[:3],
             *grads, *grads[0].stride()[:3],
             partials, lse, delta, sorted_tokens, bounds, None if soft_policy is None else soft_policy.contiguous(),
-            h, n, scale * constants.LOG2_E,
+            h, h // k.shape[1], n, scale * constants.LOG2_E,
             D=d, BD=bd, BLOCK=tiles.block, TILE=tiles.tile,
             SOFT=soft, POLICY=policy_grad, PRECISION="tf32" if kind == "tf32" else "ieee",
             num_warps=tiles.warps, num_stages=tiles.stages, maxnreg=tiles.registers,

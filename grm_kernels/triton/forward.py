@@ -19,7 +19,7 @@ def forward_kernel(
     k, k_b, k_h, k_n,
     v, v_b, v_h, v_n,
     out, lse, sorted_tokens, bounds, policy,
-    H, N, scale,
+    H, GROUP, N, scale,
     D: tl.constexpr, BD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
     SOFT: tl.constexpr, NEGATED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
@@ -28,26 +28,29 @@ def forward_kernel(
     head = (tl.program_id(0) // blocks).to(tl.int64)
     b, h = head // H, head % H
     first = tl.program_id(0) % blocks * BLOCK
-    last = tl.minimum(first + BLOCK, N)
     q += b * q_b + h * q_h
-    k += b * k_b + h * k_h
-    v += b * v_b + h * v_h
+    k += b * k_b + h // GROUP * k_h
+    v += b * v_b + h // GROUP * v_h
+    n = N  # tokens that count
+    if sorted_tokens is not None:
+        sorted_tokens += b * N
+        n = tl.load(bounds + 3 * b + 2)
     if SOFT:
         policy += b * N * 3
         n_t, n_ta = 0, 0
-        edges = (0, tl.cdiv(N, TILE), tl.cdiv(N, TILE), tl.cdiv(N, TILE))
+        tiles = tl.where(first < n, tl.cdiv(n, TILE), 0)
+        edges = (0, tiles, tiles, tiles)
     else:
-        sorted_tokens += b * N
-        n_t, n_ta = tl.load(bounds + 2 * b), tl.load(bounds + 2 * b + 1)
-        edges = tile_edges(first, last, n_t, n_ta, N, TILE)
+        n_t, n_ta = tl.load(bounds + 3 * b), tl.load(bounds + 3 * b + 1)
+        edges = tile_edges(first, tl.minimum(first + BLOCK, n), n_t, n_ta, n, TILE)
 
     rank = first + tl.arange(0, BLOCK)  # [BLOCK]
-    exists = rank < N
-    token = load_tokens(sorted_tokens, rank, N, not SOFT)
+    exists = rank < n
+    token = load_tokens(sorted_tokens, rank, N)
     queries = load_rows(q, token, q_n, exists, D, BD, True)  # [BLOCK, BD]
     if NEGATED:
         queries = -queries
-    p, s = policy_columns(policy, rank, n_t, n_ta, N, SOFT)
+    p, s = policy_columns(policy, rank, token, n_t, n_ta, n, SOFT)
 
     maximum = tl.full([BLOCK], _NO_SCORE, tl.float32)  # of the scores before `scale`
     total = tl.zeros([BLOCK], tl.float32)
@@ -56,17 +59,17 @@ def forward_kernel(
     for phase in tl.static_range(3):
         for tile in range(edges[phase], edges[phase + 1]):
             other = tile * TILE + tl.arange(0, TILE)  # [TILE]
-            other_token = load_tokens(sorted_tokens, other, N, not SOFT)
-            keys = load_rows(k, other_token, k_n, other < N, D, BD, phase != 1)  # [TILE, BD]
-            values = load_rows(v, other_token, v_n, other < N, D, BD, phase != 1)  # [TILE, BD]
+            other_token = load_tokens(sorted_tokens, other, N)
+            keys = load_rows(k, other_token, k_n, other < n, D, BD, phase != 1)  # [TILE, BD]
+            values = load_rows(v, other_token, v_n, other < n, D, BD, phase != 1)  # [TILE, BD]
             scores = tl.dot(queries, tl.trans(keys), input_precision=PRECISION)  # [BLOCK, TILE]
             if phase != 1:
                 if SOFT:
-                    p_other, s_other = policy_columns(policy, other, n_t, n_ta, N, SOFT)
+                    p_other, s_other = policy_columns(policy, other, other_token, n_t, n_ta, n, SOFT)
                     weights = soft_weights(rank, other, p, s, p_other, s_other)
-                    seen = ((weights > 0) | (weights != weights)) & (other < N)[None, :]
+                    seen = ((weights > 0) | (weights != weights)) & (other < n)[None, :]
                 else:
-                    seen = sees(rank, other, n_t, n_ta, N)
+                    seen = sees(rank, other, n_t, n_ta, n)
                 scores = tl.where(seen, scores, _NO_SCORE)
 
             new_maximum = tl.maximum(maximum, tl.max(scores, 1))
@@ -80,10 +83,12 @@ def forward_kernel(
             total = total * factor + tl.sum(e, 1)
             acc = tl.dot(e.to(values.dtype), values, acc * factor[:, None], input_precision=PRECISION)
 
-    total = tl.where(exists, total, 1.0)  # ranks beyond the last may have seen nothing
+    total = tl.where(exists, total, 1.0)  # padding, and ranks beyond the last, may have seen nothing
     inverse = tl.math.div_rn(1.0, total)  # correctly rounded, once a row
-    store_rows(out + b * N * H * D + h * D, token, H * D, exists, acc * inverse[:, None], D, BD)
-    tl.store(lse + head * N + token, maximum * scale * _LN_2 + tl.log(total), mask=exists)
+    result = tl.where(exists[:, None], acc * inverse[:, None], 0.0)
+    store_rows(out + b * N * H * D + h * D, token, H * D, rank < N, result, D, BD)
+    result_lse = tl.where(exists, maximum * scale * _LN_2 + tl.log(total), -float("inf"))
+    tl.store(lse + head * N + token, result_lse, mask=rank < N)
 
 
 def forward(
@@ -100,13 +105,13 @@ def forward(
     tiles = config.configuration("forward", kind, device.capability(q.device), d, n)
     soft = soft_policy is not None
     with device.current(q):
-        sorted_tokens, bounds = (None, None) if categories is None or soft else order.sort(categories)
+        sorted_tokens, bounds = (None, None) if categories is None else order.sort(categories)
         forward_kernel[(b * h * triton.cdiv(n, tiles.block),)](
             q, *q.stride()[:3],
             k, *k.stride()[:3],
             v, *v.stride()[:3],
             out, lse, sorted_tokens, bounds, None if soft_policy is None else soft_policy.contiguous(),
-            h, n, abs(scale) * constants.LOG2_E,
+            h, h // k.shape[1], n, abs(scale) * constants.LOG2_E,
             D=d, BD=triton.next_power_of_2(d), BLOCK=tiles.block, TILE=tiles.tile,
             SOFT=soft, NEGATED=scale < 0, PRECISION="tf32" if kind == "tf32" else "ieee",
             num_warps=tiles.warps, num_stages=tiles.stages, maxnreg=tiles.registers,

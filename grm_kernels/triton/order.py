@@ -11,38 +11,49 @@ _LARGEST_CHUNK = 1024
 
 @triton.jit
 def write_order(categories, categories_b, categories_n, order, bounds, b, N, CHUNK: tl.constexpr):
-    """Stable counting sort of the N categories of image b: order[b, rank] = token, bounds[b] = (nT, nT + nA)."""
+    """Stable counting sort of the N categories of image b: order[b, rank] = token, bounds[b] = (nT, nT + nA, n).
+
+    n tokens count; padding has the ranks behind them.
+    """
     source = categories + b * categories_b
     target = order + b * N
     n_t = 0
     n_s = 0
+    n = N
     for start in range(0, N, CHUNK):
         token = start + tl.arange(0, CHUNK)  # [CHUNK]
         category = tl.load(source + token.to(tl.int64) * categories_n, mask=token < N, other=2)
         n_t += tl.sum((category == 0).to(tl.int32), 0)
         n_s += tl.sum((category == 1).to(tl.int32), 0)
-    tl.store(bounds + 2 * b, n_t)
-    tl.store(bounds + 2 * b + 1, N - n_s)
+        n -= tl.sum((category == 3).to(tl.int32), 0)
+    tl.store(bounds + 3 * b, n_t)
+    tl.store(bounds + 3 * b + 1, n - n_s)
+    tl.store(bounds + 3 * b + 2, n)
 
     next_t = 0
     next_a = n_t
-    next_s = N - n_s
+    next_s = n - n_s
+    next_padding = n
     for start in range(0, N, CHUNK):
         token = start + tl.arange(0, CHUNK)
         exists = token < N
         category = tl.load(source + token.to(tl.int64) * categories_n, mask=exists, other=2)
-        # Any value above 1 counts as A, so that every token has a rank.
+        # Any value above 3 counts as A, so that every token has a rank.
         is_t = (category == 0).to(tl.int32)
         is_s = (category == 1).to(tl.int32)
-        is_a = exists.to(tl.int32) - is_t - is_s
+        is_padding = (category == 3).to(tl.int32)
+        is_a = exists.to(tl.int32) - is_t - is_s - is_padding
         rank_t = next_t + tl.cumsum(is_t, 0) - 1
         rank_s = next_s + tl.cumsum(is_s, 0) - 1
         rank_a = next_a + tl.cumsum(is_a, 0) - 1
+        rank_padding = next_padding + tl.cumsum(is_padding, 0) - 1
         rank = tl.where(is_t == 1, rank_t, tl.where(is_s == 1, rank_s, rank_a))
+        rank = tl.where(is_padding == 1, rank_padding, rank)
         tl.store(target + rank, token, mask=exists)
         next_t += tl.sum(is_t, 0)
         next_s += tl.sum(is_s, 0)
         next_a += tl.sum(is_a, 0)
+        next_padding += tl.sum(is_padding, 0)
 
 
 @triton.jit
@@ -57,7 +68,7 @@ def empty_order(categories: Tensor) -> tuple[Tensor, Tensor]:
     b, n = categories.shape
     return (
         torch.empty((b, n), dtype=torch.int32, device=categories.device),
-        torch.empty((b, 2), dtype=torch.int32, device=categories.device),
+        torch.empty((b, 3), dtype=torch.int32, device=categories.device),
     )
 
 
@@ -70,11 +81,11 @@ def sort(categories: Tensor) -> tuple[Tensor, Tensor]:
     """Stable order of the tokens by category, T | A | S.
 
     Args:
-        categories: (B, N) uint8, any strides. A value above 2 counts as A.
+        categories: (B, N) uint8, any strides. A value above 3 counts as A.
 
     Returns:
-        order: (B, N) int32; ``order[b, r]`` is the index of the token at rank r.
-        bounds: (B, 2) int32; the ranks nT and nT + nA at which A and S begin.
+        order: (B, N) int32; ``order[b, r]`` is the index of the token at rank r. Padding comes last.
+        bounds: (B, 3) int32; the ranks at which A, S and padding begin: nT, nT + nA, nT + nA + nS.
 
     """
     order, bounds = empty_order(categories)

@@ -12,20 +12,22 @@ def tile_edges(first, last, n_t, n_ta, n, TILE: tl.constexpr):
 
     Returns:
         (begin, clear_begin, clear_end, end): some rank of the block sees some rank of the tiles [begin, end), and every
-        rank of the block sees every rank of the tiles [clear_begin, clear_end).
+        rank of the block sees every rank of the tiles [clear_begin, clear_end). No tiles for a block from n on.
 
     """
     begin = tl.where(first >= n_ta, n_t, 0) // TILE  # a block of S alone does not see T
     end = tl.cdiv(tl.where(last <= n_t, n_ta, n), TILE)  # a block of T alone does not see S
+    begin = tl.where(first < n, begin, 0)
+    end = tl.where(first < n, end, 0)
     clear_begin = tl.minimum(tl.cdiv(tl.where(last > n_ta, n_t, 0), TILE), end)
-    clear_end = tl.maximum(tl.where(first < n_t, n_ta, n) // TILE, clear_begin)
+    clear_end = tl.maximum(tl.minimum(tl.where(first < n_t, n_ta, n) // TILE, end), clear_begin)
     return begin, clear_begin, clear_end, end
 
 
 @triton.jit
-def load_tokens(order, rank, n, SORTED: tl.constexpr):
+def load_tokens(order, rank, n):
     """The token at every rank; without an order a rank is a token. Ranks from n on have no meaning but are safe."""
-    if SORTED:
+    if order is not None:
         return tl.load(order + rank, mask=rank < n, other=0)
     else:
         return rank
@@ -53,12 +55,12 @@ def store_rows(base, token, stride, exists, rows, D: tl.constexpr, BD: tl.conste
 
 
 @triton.jit
-def policy_columns(policy, rank, n_t, n_ta, n, SOFT: tl.constexpr):
+def policy_columns(policy, rank, token, n_t, n_ta, n, SOFT: tl.constexpr):
     """(p, s) at every rank [R], float32: read from the image's policy (N, 3), or the one-hot of the category."""
     exists = rank < n
     if SOFT:
-        p = tl.load(policy + 3 * rank.to(tl.int64), mask=exists, other=0.0)
-        s = tl.load(policy + 3 * rank.to(tl.int64) + 1, mask=exists, other=0.0)
+        p = tl.load(policy + 3 * token.to(tl.int64), mask=exists, other=0.0)
+        s = tl.load(policy + 3 * token.to(tl.int64) + 1, mask=exists, other=0.0)
     else:
         p = (rank < n_t).to(tl.float32)
         s = ((rank >= n_ta) & exists).to(tl.float32)

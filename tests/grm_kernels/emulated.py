@@ -112,7 +112,7 @@ class Device:
         b, h, n, d = q.shape
         if q.numel() == 0:  # nothing is launched
             return
-        problem = emulation().Problem(b, h, n, d, q.dtype == torch.bfloat16, scale)
+        problem = emulation().Problem(b, h, n, d, h // tensors["k"].shape[1], q.dtype == torch.bfloat16, scale)
         memories = {name: memory(tensor) for name, tensor in tensors.items()}
         run = getattr(emulation(), pass_)
         self.sites = run(problem, memories, self.device, self.options, self.less_shared.get(pass_, 0))

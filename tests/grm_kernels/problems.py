@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from grm_kernels import Category, category_attention
-from grm_kernels.categories import one_hot
+from grm_kernels.categories import PADDING, one_hot
 from grm_kernels.constants import SATURATION
 from grm_kernels.reference import interaction_mask
 
-# Shares of T, S, A among the tokens.
+# Shares of T, S, A, and padding, among the tokens.
 MIXED = (0.2, 0.4, 0.4)
 ONLY_T, ONLY_S, ONLY_A = (1, 0, 0), (0, 1, 0), (0, 0, 1)
 NO_T, NO_S, NO_A = (0, 0.5, 0.5), (0.5, 0, 0.5), (0.5, 0.5, 0)
+PADDED, ONLY_PADDING = (0.2, 0.3, 0.2, 0.3), (0, 0, 0, 1)
 SHARES = (MIXED, ONLY_T, ONLY_S, ONLY_A, NO_T, NO_S, NO_A)
 
 
@@ -50,7 +51,7 @@ class Problem:
 
 
 def make_categories(b: int, n: int, shares: tuple[float, ...], device: str = "cpu") -> Tensor:
-    """(B, N) uint8 drawn by the shares of T, S, A."""
+    """(B, N) uint8 drawn by the shares of T, S, A, and padding."""
     return (
         torch.multinomial(torch.tensor(shares, dtype=torch.float32), b * n, replacement=True)
         .view(b, n)
@@ -84,7 +85,7 @@ def make_problem(
     if soft:
         values = torch.randn(b, n, len(Category)).softmax(-1).to(device)
     elif policy:
-        values = torch.nn.functional.one_hot(categories.long(), len(Category)).float()
+        values = one_hot(categories)
     return Problem(
         q,
         k,
@@ -132,9 +133,9 @@ def assert_agrees(problem: Problem, backend: str) -> None:
         result = actual[name]
         assert result.shape == expected.shape, name
         assert result.dtype == eager[name].dtype, name
-        error = _largest(result - expected)
-        rounding = torch.finfo(result.dtype).eps * _largest(expected)
-        bound = 2 * _largest(eager[name] - expected) + rounding + _largest(cost[name])
+        error = _largest(_difference(result, expected))
+        rounding = torch.finfo(result.dtype).eps * _largest(expected.masked_fill(expected == -torch.inf, 0))
+        bound = 2 * _largest(_difference(eager[name], expected)) + rounding + _largest(cost[name])
         assert error <= bound, f"{name}: error {error:.2e} against a bound of {bound:.2e}"
 
 
@@ -149,11 +150,15 @@ def _cost_of_recomputation(problem: Problem, exact: dict[str, Tensor], dtype: to
     scale = problem.q.shape[-1] ** -0.5 if problem.scale is None else problem.scale
     policy = one_hot(problem.categories, torch.float64) if problem.policy is None else problem.policy
     mask = interaction_mask(policy).unsqueeze(1)
+    if problem.categories is not None:
+        counts = (problem.categories != PADDING).unsqueeze(1)
+        mask = mask * (counts.unsqueeze(-1) & counts.unsqueeze(-2))
     grad_out, v = problem.grad_out, problem.v
 
     scores = scale * problem.q @ problem.k.transpose(-1, -2)
     relative = eps * (1 + _largest(scores))
-    weights = (scores - exact["lse"].unsqueeze(-1)).exp()  # E
+    lse = exact["lse"].masked_fill(exact["lse"] == -torch.inf, torch.inf)  # so that padding has E = 0
+    weights = (scores - lse.unsqueeze(-1)).exp()  # E
     p = mask * weights
     weights = torch.where(mask > 0, weights, weights.clamp(max=SATURATION))
     delta = (grad_out * exact["out"]).sum(-1) - problem.grad_lse
@@ -173,6 +178,10 @@ def _cost_of_recomputation(problem: Problem, exact: dict[str, Tensor], dtype: to
         "grad_v": relative * p.transpose(-1, -2) @ grad_out.abs(),
         "grad_policy": torch.cat([error_m @ p_s, error_m @ p_t], dim=-1),
     }
+
+
+def _difference(x: Tensor, y: Tensor) -> Tensor:
+    return (x - y).masked_fill(x == y, 0)  # infinities are equal
 
 
 def _largest(x: Tensor) -> float:

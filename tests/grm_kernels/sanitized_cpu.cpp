@@ -62,10 +62,10 @@ void serve(grm::ForwardProblem f, bool soft, bool policy) {
   std::vector<float> lse(f.batch * f.heads * f.tokens), grad_lse(lse.size(), 0.5f), partials(2 * lse.size());
   std::vector<uint8_t> categories(f.batch * f.tokens);
   std::vector<float> probabilities(3 * categories.size(), 1 / 3.0f);
-  for (uint8_t& c : categories) c = generator() % 3;
+  for (uint8_t& c : categories) c = generator() % 4;
   f.q = q.view, f.k = k.view, f.v = v.view, f.out = out.view, f.lse = lse.data();
   f.soft_policy = soft ? probabilities.data() : nullptr;
-  f.categories = soft ? nullptr : categories.data();
+  f.categories = soft && f.tokens % 2 ? nullptr : categories.data();
   const grm::BackwardProblem b = {f,           grad_out.view,   grad_q.view,    grad_k.view,
                                   grad_v.view, grad_lse.data(), policy ? partials.data() : nullptr};
   const int64_t blocks = (f.tokens + use.query_block - 1) / use.query_block, parts = use.backward_parts(f);
@@ -134,7 +134,7 @@ int main() {
     for (const int64_t tokens : {1, 7, 16, 17, 33, 70, 150})
       for (const int64_t channels : {1, 8, 13, 64, 80})
         for (const bool soft : {false, true}) {
-          grm::ForwardProblem f = {1, tokens == 70 ? 9 : 1, tokens, channels, dtype, 0.125f};
+          grm::ForwardProblem f = {1, tokens == 70 ? 9 : 1, tokens, channels, 1, dtype, 0.125f};
           serve(f, soft, (tokens + channels) % 2 == 0);
           ++served;
         }

@@ -5,7 +5,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.grm_kernels.problems import SHARES, assert_agrees, make_problem
+from tests.grm_kernels.problems import PADDED, SHARES, assert_agrees, make_problem
 
 
 @given(
@@ -13,7 +13,7 @@ from tests.grm_kernels.problems import SHARES, assert_agrees, make_problem
     h=st.integers(1, 3),
     n=st.integers(1, 150),
     d=st.integers(1, 48) | st.sampled_from([64, 80, 127, 128, 200, 256]),
-    shares=st.sampled_from(SHARES),
+    shares=st.sampled_from((*SHARES, PADDED)),
     policy=st.booleans(),
     soft=st.booleans(),
     packed=st.booleans(),

@@ -14,7 +14,7 @@ from grm_kernels import category_attention, cuda, dispatch, explain, extension, 
 from grm_kernels import device as device_facts
 from grm_kernels.categories import one_hot
 from tests.grm_kernels import emulated
-from tests.grm_kernels.problems import MIXED, SHARES, assert_agrees, make_problem, solve
+from tests.grm_kernels.problems import MIXED, ONLY_PADDING, PADDED, SHARES, assert_agrees, make_problem, solve
 
 DTYPES = (torch.bfloat16, torch.float16)
 
@@ -83,12 +83,33 @@ def test_ragged_ends_of_long_sequences(device, n):
     assert_agrees(make_problem(1, 1, n, 64, torch.bfloat16, seed=n, device=device.where), "cuda")
 
 
-@pytest.mark.parametrize("shares", SHARES, ids=str)
+@pytest.mark.parametrize("shares", (*SHARES, PADDED), ids=str)
 @pytest.mark.parametrize("policy", [True, False], ids=["policy", "no-policy"])
 def test_category_shares(device, shares, policy):
     """Empty categories, one category only; tokens of all categories at random places."""
     problem = make_problem(2, 1, 77, 32, torch.float16, shares=shares, policy=policy, device=device.where)
     assert_agrees(problem, "cuda")
+
+
+@pytest.mark.parametrize("policy", [True, False], ids=["policy", "no-policy"])
+@pytest.mark.parametrize("shares", [PADDED, (0.1, 0.1, 0.1, 0.7), ONLY_PADDING], ids=str)
+@pytest.mark.parametrize("n", [1, 70, 130])
+def test_padding(device, n, shares, policy):
+    """Whole tiles of padding, whole images of it, and parts of a head without a query."""
+    problem = make_problem(2, 1, n, 32, torch.bfloat16, shares=shares, policy=policy, device=device.where, seed=n)
+    assert_agrees(problem, "cuda")
+
+
+def test_grouped_heads(device):
+    """Values as with k and v repeated, to the bit; gradients added up."""
+    problem = make_problem(1, 4, 50, 32, torch.bfloat16, device=device.where)
+    repeated = replace(problem, **{x: getattr(problem, x)[:, :2].repeat_interleave(2, 1) for x in "kv"})
+    expected = solve(repeated, "cuda")
+    result = solve(replace(problem, k=problem.k[:, :2], v=problem.v[:, :2]), "cuda")
+    for name in ("grad_k", "grad_v"):
+        expected[name] = expected[name].unflatten(1, (2, 2)).sum(2)
+    for name, value in expected.items():
+        assert torch.equal(result[name], value), name
 
 
 @pytest.mark.parametrize("policy", [True, False], ids=["policy", "no-policy"])
@@ -443,7 +464,7 @@ data["grad_policy"] = np.full((b, n, 3), np.nan, dtype=np.float32)
 memories = {
     name: emulation.Memory(x.ctypes.data, x.nbytes, [s // x.itemsize for s in x.strides]) for name, x in data.items()
 }
-problem = emulation.Problem(b, h, n, d, True, d**-0.5)
+problem = emulation.Problem(b, h, n, d, 1, True, d**-0.5)
 device = emulation.Device(132, 227 * 1024, 228 * 1024)
 options = emulation.Options(emulation.Schedule.random, 3)
 emulation.forward(problem, memories, device, options)

@@ -48,7 +48,7 @@ BAD_INPUT = {
     "k of another length": (
         replace(GOOD, k=GOOD.k[:, :, :5]),
         ValueError,
-        r"k: expected the shape of q .* got \(2, 2, 5",
+        r"k: expected the shape of q .* got \(2, 2, 5, 16\) \(.* there is no cross attention",
     ),
     "v of another dtype": (replace(GOOD, v=GOOD.v.half()), TypeError, "v: expected the dtype of q torch.float32, got"),
     "v on another device": (
@@ -67,25 +67,51 @@ BAD_INPUT = {
         "q: expected N and D of at least 1",
     ),
     "no categories": (replace(GOOD, categories=None), TypeError, "categories: expected a tensor, got None"),
-    "categories of int64": (
-        replace(GOOD, categories=GOOD.categories.long()),
+    "categories of float32": (
+        replace(GOOD, categories=GOOD.categories.float()),
         TypeError,
-        "categories: expected dtype torch.uint8, got torch.int64",
+        "categories: expected uint8, bool or another integer, got torch.float32",
     ),
     "categories too short": (
         replace(GOOD, categories=GOOD.categories[:, :5]),
         ValueError,
-        r"categories: expected shape \(2, 6\) for q of shape \(2, 2, 6, 16\), got \(2, 5\)",
+        r"categories: expected shape \(2, 6\), \(1, 6\), \(6,\) or, by head, \(2, 2, 6\) for q of shape "
+        r"\(2, 2, 6, 16\), got \(2, 5\)",
     ),
     "categories elsewhere": (
         replace(GOOD, categories=GOOD.categories.to("meta")),
         ValueError,
         "categories: expected the device of q cpu, got meta",
     ),
-    "a category of 3": (
-        with_category(3),
+    "a category of 4": (
+        with_category(4),
         ValueError,
-        r"categories: expected values 0 \(T\), 1 \(S\) and 2 \(A\), got 3",
+        r"categories: expected values 0 \(T\), 1 \(S\), 2 \(A\) and 3 \(padding\), got 4",
+    ),
+    "a category of -1": (
+        replace(GOOD, categories=GOOD.categories.long() - 1, policy=None),
+        ValueError,
+        r"categories: expected values 0 .*, got -1",
+    ),
+    "categories by head of other heads": (
+        replace(GOOD, categories=GOOD.categories.unsqueeze(1).expand(2, 3, 6), policy=None),
+        ValueError,
+        r"categories: expected shape \(2, 2, 6\) for q of shape \(2, 2, 6, 16\), got \(2, 3, 6\)",
+    ),
+    "categories by head and a policy of all heads": (
+        replace(GOOD, categories=GOOD.categories.unsqueeze(1).expand(2, 2, 6)),
+        ValueError,
+        r"policy: expected shape \(2, 2, 6, 3\)",
+    ),
+    "k and v of heads that do not divide q's": (
+        replace(make_problem(2, 3, 6, 16), k=GOOD.k, v=GOOD.v),
+        ValueError,
+        r"k: expected the shape of q \(2, 3, 6, 16\), or a divisor of its heads, got \(2, 2, 6, 16\)",
+    ),
+    "v of other heads than k": (
+        replace(GOOD, k=GOOD.k[:, :1]),
+        ValueError,
+        r"v: expected the shape of k \(2, 1, 6, 16\), got \(2, 2, 6, 16\)",
     ),
     "policy of two columns": (
         replace(GOOD, policy=GOOD.policy[..., :2]),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from grm_kernels import category_attention
-from tests.grm_kernels.problems import MIXED, SHARES, assert_agrees, make_problem, solve
+from tests.grm_kernels.problems import MIXED, PADDED, SHARES, assert_agrees, make_problem, solve
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -25,7 +25,7 @@ def test_token_counts(backend, dtype, n):
     assert_agrees(make_problem(2, 2, n, 32, dtype, device=backend.device), backend.name)
 
 
-@pytest.mark.parametrize("shares", SHARES, ids=str)
+@pytest.mark.parametrize("shares", (*SHARES, PADDED), ids=str)
 @pytest.mark.parametrize("policy", [True, False], ids=["policy", "no-policy"])
 def test_category_shares(backend, dtype, shares, policy):
     problem = make_problem(2, 1, 77, 16, dtype, shares=shares, policy=policy, device=backend.device)
