@@ -122,9 +122,15 @@ inline void weighted_grad_scores(float* p, float* ds, int64_t count, const float
   }
 }
 
+// What a block of queries met.
+struct Met {
+  bool mixed;   // keys that only some of them see
+  bool finite;  // and the gradients of the queries are finite
+};
+
 // The queries of ranks [begin, end): their gradients are written, what they give to the keys is added to sums and lanes.
 template <class S>
-void backward_block(const BackwardProblem& problem, int64_t image, int64_t head, int64_t begin, int64_t end,
+Met backward_block(const BackwardProblem& problem, int64_t image, int64_t head, int64_t begin, int64_t end,
                     const Layout& layout, const Extents& e, const BackwardBuffers<S::kPack>& w, const KeySums& keys) {
   const ForwardProblem& f = problem.forward;
   const int64_t vector = (image * f.heads + head) * f.tokens;  // where the head begins in lse and grad_lse
@@ -152,9 +158,11 @@ void backward_block(const BackwardProblem& problem, int64_t image, int64_t head,
 
   PolicySums<S> sums = {};
   LaneSums<S> grad_queries = {end - begin, w.grad_queries, w.scratch};
+  bool mixed = false;
   for (int64_t g = 0; g < layout.segment_count; ++g) {
     const Meeting meeting = layout.meeting(g, begin, end);
     if (meeting == Meeting::none && !partials) continue;
+    mixed |= meeting == Meeting::weighted && !layout.soft;
     for (Chunk chunk = first_chunk(layout.segments[g]); chunk.count > 0; chunk = chunk.next()) {
       multiply_rows<S, Into::overwrite>(w.keys + chunk.key * e.words, e.words, w.panel, S::kLanes, e.depth, w.p,
                                         S::kLanes, chunk.padded, S::kLanes, f.scale * kLog2E);
@@ -193,6 +201,7 @@ void backward_block(const BackwardProblem& problem, int64_t image, int64_t head,
       partials[2 * token + 1] = -sums.t[i / kWidth][i % kWidth];
     }
   }
+  return {mixed, !mixed || is_finite(rows, (end - begin) * e.channels)};
 }
 
 // Gradients of the keys and values of ranks [begin, end), complete in `sums`; all gradients of the padding among them.
@@ -239,10 +248,11 @@ inline int64_t parts_of(const ForwardProblem& f) {
 }
 
 // One part of the queries of a head. The sums for the keys go to `key_sums`, memory for a KeySums; with a single part
-// that is null, and the gradients of the keys are written at once.
+// that is null, and the gradients of the keys are written at once. With categories `apart` no query meets keys that it does
+// not see, but for the policy's gradient.
 template <int kPack>
 void backward_part(const BackwardProblem& problem, int64_t image, int64_t head, int64_t part, void* key_sums,
-                   void* workspace) {
+                   void* workspace, bool apart = false) {
   using Wide = Shape<kPack, kTileVecs>;
   const TileSession<Wide::kTiled> session;
   const ForwardProblem& f = problem.forward;
@@ -250,7 +260,7 @@ void backward_part(const BackwardProblem& problem, int64_t image, int64_t head, 
   const BackwardBuffers<kPack> w(arena, problem);
   const Extents e = extents<kPack>(f);
   const KeySums sums(key_sums ? outside : arena, e);
-  const Layout layout = w.head.layout(f, image, kKeyPadding<kPack>);
+  const Layout layout = w.head.layout(f, image, kKeyPadding<kPack>, apart);
 
   gather_keys<kPack>(f.k, f, image, f.key_head(head), layout, e, w.keys);
   gather_keys<kPack>(f.v, f, image, f.key_head(head), layout, e, w.values);
@@ -263,12 +273,21 @@ void backward_part(const BackwardProblem& problem, int64_t image, int64_t head, 
   const int64_t blocks = round_up(layout.tokens, kBlock) / kBlock, parts = parts_of(f);
   const int64_t part_end = blocks * (part + 1) / parts * kBlock;
   const int64_t limit = part_end < layout.tokens ? part_end : layout.tokens;
+  bool mixed = false, finite = true;
   for (int64_t begin = blocks * part / parts * kBlock, end; begin < limit; begin = end) {
-    end = begin + kBlock < limit ? begin + kBlock : limit;
-    if (!Wide::kTiled && end - begin <= kWidth)
-      backward_block<Shape<kPack, Wide::kTiled ? kTileVecs : 1>>(problem, image, head, begin, end, layout, e, w, sums);
-    else
-      backward_block<Wide>(problem, image, head, begin, end, layout, e, w, sums);
+    end = layout.block_end(begin, limit);
+    const bool narrow = !Wide::kTiled && end - begin <= kWidth;
+    const Met block = narrow ? backward_block<Shape<kPack, Wide::kTiled ? kTileVecs : 1>>(problem, image, head, begin, end,
+                                                                                        layout, e, w, sums)
+                             : backward_block<Wide>(problem, image, head, begin, end, layout, e, w, sums);
+    mixed |= block.mixed;
+    finite &= block.finite;
+  }
+  // 0 times what is not finite is NaN: once more, without such products.
+  if (mixed) {
+    const int64_t count = layout.key_rows * e.channels;
+    if (!finite || !is_finite(sums.keys, count) || !is_finite(sums.values, count))
+      return backward_part<kPack>(problem, image, head, part, key_sums, workspace, true);
   }
   for (int64_t key = 0; key < layout.key_rows; ++key) {
     sums.t[key] = sum(load(w.lanes_t + key * kWidth));

@@ -75,18 +75,21 @@ struct Softmax {
   }
 };
 
-// Serves the queries of ranks [begin, end).
+// Serves the queries of ranks [begin, end). Returns whether they may have met what is not finite in keys that they do not
+// see: 0 v_j is NaN then.
 template <class S>
-void forward_block(const ForwardProblem& problem, int64_t image, int64_t head, int64_t begin, int64_t end,
+bool forward_block(const ForwardProblem& problem, int64_t image, int64_t head, int64_t begin, int64_t end,
                    const Layout& layout, const Extents& e, const ForwardBuffers<S::kPack>& w) {
   gather_lanes<S>(problem.q, problem, image, head, layout, e, begin, end, w.queries);
   transpose(w.queries, S::kLanes, e.words, w.panel);
 
   Softmax<S> state;
   LaneSums<S> out = {end - begin, w.out, w.scratch};
+  bool mixed = false;  // whether some keys are seen by some of the queries only
   for (int64_t g = 0; g < layout.segment_count; ++g) {
     const Meeting meeting = layout.meeting(g, begin, end);
     if (meeting == Meeting::none) continue;
+    mixed |= meeting == Meeting::weighted && !layout.soft;
     for (Chunk chunk = first_chunk(layout.segments[g]); chunk.count > 0; chunk = chunk.next()) {
       multiply_rows<S, Into::overwrite>(w.keys + chunk.key * e.words, e.words, w.panel, S::kLanes, e.depth, w.scores,
                                         S::kLanes, chunk.padded, S::kLanes, problem.scale * kLog2E);
@@ -111,17 +114,19 @@ void forward_block(const ForwardProblem& problem, int64_t image, int64_t head, i
               mutable_row_of(problem.out, problem.dtype, image, head, token));
     lse[token] = maximum / kLog2E + __builtin_logf(total);
   }
+  return mixed && !is_finite(rows, (end - begin) * e.channels);
 }
 
+// With categories `apart` no query meets keys that it does not see.
 template <int kPack>
 void forward_head(const ForwardProblem& problem, int64_t image, int64_t head, int64_t block_begin, int64_t block_end,
-                  void* workspace) {
+                  void* workspace, bool apart = false) {
   using Wide = Shape<kPack, kTileVecs>;
   const TileSession<Wide::kTiled> session;
   Arena arena(workspace);
   const ForwardBuffers<kPack> w(arena, problem);
   const Extents e = extents<kPack>(problem);
-  const Layout layout = w.head.layout(problem, image, kKeyPadding<kPack>);
+  const Layout layout = w.head.layout(problem, image, kKeyPadding<kPack>, apart);
   const int64_t rank_begin = block_begin * kBlock;
   const int64_t rank_end = block_end * kBlock < problem.tokens ? block_end * kBlock : problem.tokens;
   for (int64_t rank = rank_begin > layout.tokens ? rank_begin : layout.tokens; rank < rank_end; ++rank) {
@@ -138,11 +143,12 @@ void forward_head(const ForwardProblem& problem, int64_t image, int64_t head, in
 
   const int64_t limit = rank_end < layout.tokens ? rank_end : layout.tokens;
   for (int64_t begin = rank_begin, end; begin < limit; begin = end) {
-    end = begin + kBlock < limit ? begin + kBlock : limit;
-    if (!Wide::kTiled && end - begin <= kWidth)
-      forward_block<Shape<kPack, Wide::kTiled ? kTileVecs : 1>>(problem, image, head, begin, end, layout, e, w);
-    else
-      forward_block<Wide>(problem, image, head, begin, end, layout, e, w);
+    end = layout.block_end(begin, limit);
+    const bool narrow = !Wide::kTiled && end - begin <= kWidth;
+    const bool spoilt = narrow ? forward_block<Shape<kPack, Wide::kTiled ? kTileVecs : 1>>(problem, image, head, begin, end,
+                                                                                         layout, e, w)
+                               : forward_block<Wide>(problem, image, head, begin, end, layout, e, w);
+    if (spoilt) return forward_head<kPack>(problem, image, head, block_begin, block_end, workspace, true);
   }
 }
 

@@ -35,13 +35,14 @@ struct HeadBuffers {
   float *p, *s;
   int64_t ranks;
 
-  HeadBuffers(Arena& arena, const ForwardProblem& problem) : ranks(round_up(problem.tokens, kBlock)) {
+  // A block that was cut short reads the weights of a whole one.
+  HeadBuffers(Arena& arena, const ForwardProblem& problem) : ranks(round_up(problem.tokens, kBlock) + kBlock) {
     order = arena.take<int64_t>(problem.tokens);
     p = arena.take<float>(ranks);
     s = arena.take<float>(ranks);
   }
 
-  Layout layout(const ForwardProblem& problem, int64_t image, int64_t padding) const {
+  Layout layout(const ForwardProblem& problem, int64_t image, int64_t padding, bool apart = false) const {
     Layout layout = {};
     layout.order = order;
     layout.p = p;
@@ -50,7 +51,7 @@ struct HeadBuffers {
     if (problem.soft_policy)
       order_by_policy(problem.soft_policy + image * problem.tokens * 3, categories, problem.tokens, padding, layout);
     else
-      order_by_category(categories, problem.tokens, padding, layout);
+      order_by_category(categories, problem.tokens, padding, apart, layout);
     memset(p + layout.tokens, 0, (ranks - layout.tokens) * sizeof(float));
     memset(s + layout.tokens, 0, (ranks - layout.tokens) * sizeof(float));
     return layout;

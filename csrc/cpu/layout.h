@@ -43,6 +43,7 @@ struct Layout {
   Segment segments[3];
   Meeting only;         // with the only segment, where there is one
   bool soft;
+  bool apart;           // whether the queries of a block have to share their category
   int64_t* order;       // rank -> token
   float *p, *s;         // by rank, padded with zeros to whole blocks: policy columns T and S
 
@@ -55,6 +56,14 @@ struct Layout {
     const int64_t opposite_end = opposite.first_rank + opposite.count;
     const int64_t to = end < opposite_end ? end : opposite_end;
     return to <= from ? Meeting::all : to - from == end - begin ? Meeting::none : Meeting::weighted;
+  }
+
+  // Where the block of queries ends that begins at a rank and cannot go beyond another one.
+  int64_t block_end(int64_t begin, int64_t limit) const {
+    int64_t end = begin + kBlock < limit ? begin + kBlock : limit;
+    for (int64_t g = 0; apart && g < segment_count; ++g)
+      if (begin < segments[g].first_rank && segments[g].first_rank < end) end = segments[g].first_rank;
+    return end;
   }
 
   void take_one_segment(int64_t padding) {
@@ -86,9 +95,11 @@ inline void order_by_policy(const float* policy, const uint8_t* categories, int6
 }
 
 // Stable counting sort. Where there is one block of queries its keys are one segment, and nothing is sorted but padding:
-// it has queries of every category that there is, so there would be padding to add and nothing to skip.
-inline void order_by_category(const uint8_t* categories, int64_t tokens, int64_t padding, Layout& layout) {
+// it has queries of every category that there is, so there would be padding to add and nothing to skip. If categories are
+// to be kept `apart`, all are sorted, and no block meets keys that only some of its queries see.
+inline void order_by_category(const uint8_t* categories, int64_t tokens, int64_t padding, bool apart, Layout& layout) {
   layout.soft = false;
+  layout.apart = apart;
   int64_t count[4] = {};
   const auto rank_of = [](uint8_t category) {
     return category == grm::kTemplate ? 0 : category == grm::kSearch ? 2 : category == grm::kPadding ? 3 : 1;
@@ -104,7 +115,7 @@ inline void order_by_category(const uint8_t* categories, int64_t tokens, int64_t
   }
   layout.key_rows = key;
   layout.tokens = next[3] = rank;
-  const bool sorted = tokens > kBlock;
+  const bool sorted = apart || tokens > kBlock;
   if (!sorted) {
     layout.take_one_segment(padding);
     layout.only = count[0] > 0 && count[2] > 0 ? Meeting::weighted : Meeting::all;

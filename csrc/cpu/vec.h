@@ -40,6 +40,16 @@ GRM_INLINE float sum(Vec x) {
   return total;
 }
 
+// Whether none of `count` numbers, a multiple of kWidth, is infinite or NaN.
+GRM_INLINE bool is_finite(const float* x, int64_t count) {
+  Vec even = {}, odd = {};  // 0 times what is not finite is NaN
+  for (int64_t i = 0; i < count; i += 2 * kWidth) {
+    even += load(x + i) * 0.0f;
+    if (i + kWidth < count) odd += load(x + i + kWidth) * 0.0f;
+  }
+  return sum(even + odd) == 0.0f;
+}
+
 // 2^x for x <= 127, relative error 8e-8; arguments below -126 give 2^-126.
 GRM_INLINE Vec exp2(Vec x) {
   x = max(broadcast(-126.0f), x);
