@@ -238,12 +238,18 @@ inline void write_keys(const BackwardProblem& problem, int64_t image, int64_t he
 // Heads and parts that there should be at the least, enough for the threads of a small machine; and the queries of a part
 // at the least, next to which gathering the keys again and adding up is little.
 constexpr int64_t kMinPieces = 8, kMinQueries = 128;
+// Of as many heads, which would leave threads of a large machine without work, where there are so many queries that a part
+// costs next to nothing.
+constexpr int64_t kManyPieces = 32, kManyQueries = 512;
 
 // Into how many parts the queries of a head are divided. What they give to the keys is added up in the order of the parts,
 // so the number depends on the problem and not on the threads.
 inline int64_t parts_of(const ForwardProblem& f) {
-  const int64_t heads = f.batch * f.heads, most = f.tokens / kMinQueries;
-  const int64_t wanted = heads == 0 ? 1 : (kMinPieces + heads - 1) / heads;
+  const int64_t heads = f.batch * f.heads;
+  if (heads == 0) return 1;
+  const bool many = heads >= kMinPieces;
+  const int64_t wanted = ((many ? kManyPieces : kMinPieces) + heads - 1) / heads;
+  const int64_t most = f.tokens / (many ? kManyQueries : kMinQueries);
   return wanted < most ? wanted : most > 1 ? most : 1;
 }
 

@@ -65,6 +65,18 @@ def test_parts_of_a_head(instruction_set, dtype, heads, soft):
     assert_agrees(make_problem(1, heads, 260, 20, dtype, soft=soft), "cpu")
 
 
+def test_parts_of_many_long_heads():
+    """Two parts of each; all tokens are A, so that torch's own attention has the answer."""
+    problem = make_problem(1, 9, 1030, 8, shares=ONLY_A, policy=False)
+    leaves = [x.double().requires_grad_() for x in (problem.q, problem.k, problem.v)]
+    out = torch.nn.functional.scaled_dot_product_attention(*leaves)
+    expected = torch.autograd.grad(out, leaves, problem.grad_out.double())
+    result = solve(replace(problem, grad_lse=torch.zeros_like(problem.grad_lse)), "cpu")
+    for name, value in zip("qkv", expected, strict=True):
+        bound = 64 * torch.finfo(torch.float32).eps * float(value.abs().max())
+        torch.testing.assert_close(result[f"grad_{name}"].double(), value, rtol=0, atol=bound)
+
+
 def test_emulation_is_never_the_first_choice():
     assert cpu.instruction_sets()[-1] == "amx_emulated"
 
