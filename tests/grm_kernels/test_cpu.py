@@ -3,13 +3,14 @@
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from grm_kernels import cpu, extension
+from grm_kernels import cpu, extension, ops
 from tests.grm_kernels.problems import MIXED, NO_S, ONLY_A, assert_agrees, make_problem, solve
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,6 +76,39 @@ def test_parts_of_many_long_heads():
     for name, value in zip("qkv", expected, strict=True):
         bound = 64 * torch.finfo(torch.float32).eps * float(value.abs().max())
         torch.testing.assert_close(result[f"grad_{name}"].double(), value, rtol=0, atol=bound)
+
+
+def test_the_instruction_set_changes_while_calls_run():
+    """A call is served by one set from its beginning to its end, whichever it is: never by a mixture."""
+    problem = make_problem(1, 2, 70, 24, policy=False)
+    sets = [name for name in cpu.instruction_sets() if name != "amx_emulated"]  # in float32 as the portable one
+    before = cpu.instruction_set()
+    try:
+        expected = []
+        for name in sets:
+            cpu.set_instruction_set(name)
+            expected.append(solve(problem, "cpu"))
+        done = threading.Event()
+
+        def change():
+            while not done.is_set():
+                for name in sets:
+                    cpu.set_instruction_set(name)
+
+        changing = threading.Thread(target=change)
+        changing.start()
+        try:
+            for _ in range(200):
+                result = ops.forward("cpu")(problem.q, problem.k, problem.v, problem.categories, None, 24**-0.5)
+                assert any(torch.equal(result[0], e["out"]) and torch.equal(result[1], e["lse"]) for e in expected)
+                # The passes of one call may be of two sets: the last bits are of either then.
+                for name, value in solve(problem, "cpu").items():
+                    torch.testing.assert_close(value, expected[0][name], rtol=1e-4, atol=1e-5)
+        finally:
+            done.set()
+            changing.join()
+    finally:
+        cpu.set_instruction_set(before)
 
 
 def test_emulation_is_never_the_first_choice():
