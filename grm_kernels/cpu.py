@@ -14,7 +14,7 @@ ENVIRONMENT_VARIABLE = "GRM_KERNELS_CPU"
 #: The largest D that is served.
 MAX_CHANNELS = 256
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16))
 
 
 def instruction_sets() -> list[str]:
@@ -37,6 +37,11 @@ def set_instruction_set(name: str) -> None:
     if extension.module is None or name not in instruction_sets():
         raise ValueError(f"instruction set: expected one of {', '.join(instruction_sets())}, got {name!r}")
     extension.module.set_instruction_set(name)
+
+
+def serves(dtype: torch.dtype, channels: int) -> bool:
+    """Whether tensors on the CPU of this dtype and D are served: whether there are no `not_supported_reasons`."""
+    return dtype in _DTYPES and channels <= MAX_CHANNELS and extension.module is not None
 
 
 def not_supported_reasons(q: Tensor, *, needs_grad: bool, soft: bool = False) -> list[str]:
