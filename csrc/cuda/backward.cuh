@@ -22,17 +22,17 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
   const int all_tokens = static_cast<int>(f.tokens);
   const Shared memory = shared_memory();
   const Order order = sort_tokens(f.categories + int64_t{image} * all_tokens, all_tokens, memory + Layout::order);
-  const int tokens = order.tokens;
-  const int rows = (tokens + kChunk - 1) / kChunk * kChunk;  // of keys
-
+  // Of padding nothing but zeros.
   const Tokens* const all_grads[] = {&problem.grad_q, &problem.grad_k, &problem.grad_v};
   for (const Tokens* grad : all_grads)
-    clear_rows<D>(head_of(*grad, image, head), order, tokens, all_tokens, kThreads);
-  float* const partials = kPolicy ? problem.policy_partials + 2 * (block_index() * int64_t{all_tokens}) : nullptr;
+    clear_rows<D>(head_of(*grad, image, head), order, order.tokens(), all_tokens, kThreads);
   if (kPolicy)
-    for (int i = 2 * tokens + thread_index(); i < 2 * all_tokens; i += kThreads)
-      global_store(partials + 2 * order.token(i / 2) + i % 2, 0.0f);
-  if (tokens == 0) return;
+    for (int i = 2 * order.tokens() + thread_index(); i < 2 * all_tokens; i += kThreads) {
+      const int64_t row = block_index() * int64_t{all_tokens} + order.token(i / 2);
+      global_store(problem.policy_partials + 2 * row + i % 2, 0.0f);
+    }
+
+  const int rows = (order.tokens() + kChunk - 1) / kChunk * kChunk;  // of keys
 
   const int shared_head = head / static_cast<int>(f.group);
   const Tile<D> keys = {memory + Layout::keys}, values = {memory + Layout::values};
@@ -45,9 +45,9 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
     gather_rows(grads_of(i), 0, head_of(problem.grad_out, image, head), order, i * kQueries, kQueries, kThreads);
     copy_commit();
   };
-  gather_tile(0);
+  if (order.tokens() > 0) gather_tile(0);
   compute_delta<Element, D>(problem, order, image, head, memory + Layout::ranks,
-                            (tokens + kQueries - 1) / kQueries * kQueries);
+                            (order.tokens() + kQueries - 1) / kQueries * kQueries);
   if (kPolicy)
     for (int i = thread_index(); i < 4 * Layout::kRows; i += kThreads)
       shared_store(memory + Layout::key_sums + 4 * i, 0.0f);
@@ -60,9 +60,8 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
   const Shared key_sums = memory + Layout::key_sums + half * 8 * Layout::kRows;
   float grad_k[kGroupChunks][kHalf / 8][4] = {}, grad_v[kGroupChunks][kHalf / 8][4] = {};
 
-  const int tiles = (tokens + kQueries - 1) / kQueries;
-  GRM_NO_UNROLL for (int i = 0; i < tiles; ++i) {
-    const int first = i * kQueries;
+  GRM_NO_UNROLL for (int i = 0; i * kQueries < order.tokens(); ++i) {
+    const int first = i * kQueries, tokens = order.tokens();
     const Range block = {first, first + kQueries < tokens ? first + kQueries : tokens};
     const Range some = seen_by_some(order, block);
     // Whole chunks: 32 queries see all of these or, masked, some pairs of them.
@@ -70,7 +69,7 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
     const Tile<D> queries = queries_of(i), grads = grads_of(i);
     copy_wait<0>();
     block_barrier();
-    if (i + 1 < tiles) gather_tile(i + 1);
+    if (first + kQueries < tokens) gather_tile(i + 1);
 
     {  // Step 1.
       QueryRows<D> x;
@@ -84,7 +83,7 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
         x.sum_t[r] = x.sum_s[r] = 0;
       }
       const Range all = seen_by_all(order, {x.rank, x.rank + 16});
-      const int begin = kPolicy ? 0 : seen_begin, end = kPolicy ? rows / kChunk : seen_end;
+      const int begin = kPolicy ? 0 : seen_begin, end = kPolicy ? (tokens + kChunk - 1) / kChunk : seen_end;
       const Shared offset = x.row * Layout::kStride;
       const Places<D> places = {keys, values, grads, p + offset, ds + offset, key_sums};
       GRM_NO_UNROLL for (int chunk = group; chunk < end; chunk += kGroups) {
@@ -150,11 +149,12 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
       const Head grad_q = head_of(problem.grad_q, image, head);
       store_fragments<Element>(grad, f.scale, 16 * sixteenth, [&](int r) -> char* {
         const int rank = first + 16 * half + r;
-        return rank < tokens ? grad_q.row(order.token(rank)) : nullptr;
+        return rank < order.tokens() ? grad_q.row(order.token(rank)) : nullptr;
       });
     }
   }
 
+  const int tokens = order.tokens();
   const Head key_head = head_of(problem.grad_k, image, head), value_head = head_of(problem.grad_v, image, head);
   GRM_UNROLL for (int c = 0; c < kGroupChunks; ++c) {
     const int key = (c * kGroups + group) * kChunk;
@@ -167,6 +167,7 @@ GRM_KERNEL(kThreads, 1) backward_kernel(const BackwardProblem problem) {
   }
 
   if (!kPolicy) return;
+  float* const partials = problem.policy_partials + 2 * (block_index() * int64_t{all_tokens});
   block_barrier();
   // dp_i is less the sum over S, ds_i less that over T.
   GRM_NO_UNROLL for (int i = thread_index(); i < 2 * tokens; i += kThreads) {

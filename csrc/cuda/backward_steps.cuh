@@ -46,7 +46,7 @@ GRM_DEVICE void compute_delta(const BackwardProblem& problem, const Order& order
   const int index = thread_index() % kLanesOfRow;
   GRM_NO_UNROLL for (int first = 0; first < rows; first += kThreads / kLanesOfRow) {
     const int rank = first + thread_index() / kLanesOfRow;
-    const bool exists = rank < order.tokens;
+    const bool exists = rank < order.tokens();
     const int token = exists ? order.token(rank) : 0;
     float sum = 0;
     if (exists) {
@@ -102,14 +102,14 @@ GRM_DEVICE void add_policy_sums(const float (&dm)[2][4], QueryRows<D>& x, const 
                                 Shared key_sums) {
   const int g = lane_index() / 4, t = lane_index() % 4;
   const Range keys = {key, key + kChunk}, queries = {x.rank, x.rank + 16};
-  const Range in_t = {0, order.t_end}, in_s = {order.s_begin, order.tokens};
+  const Range in_t = {0, order.t_end}, in_s = {order.s_begin, kMaxTokens};
   const auto meet = [](Range a, Range b) { return a.begin < b.end && b.begin < a.end; };
   const auto within = [](int rank, Range r) { return rank >= r.begin && rank < r.end; };
   // M_ii is fixed, and ranks beyond the last have no part. Elsewhere every dM counts.
-  const bool whole = !meet(keys, queries) && keys.end <= order.tokens && queries.end <= order.tokens;
+  const bool whole = !meet(keys, queries) && keys.end <= order.tokens() && queries.end <= order.tokens();
   const auto counts = [&](int n, int i) {
     const int rank = x.rank + g + i / 2 * 8, other = key + 8 * n + 2 * t + i % 2;
-    return whole || (rank != other && rank < order.tokens && other < order.tokens);
+    return whole || (rank != other && rank < order.tokens() && other < order.tokens());
   };
   GRM_UNROLL for (int which = 0; which < 2; ++which) {
     const Range category = which == 0 ? in_t : in_s;

@@ -38,7 +38,7 @@ GRM_DEVICE void load_queries(Queries<D>& x, const Head& head, const Order& order
   const uint32_t sign = negated ? 0x80008000u : 0;
   GRM_UNROLL for (int half = 0; half < 2; ++half) {
     const int rank = x.rank + g + 8 * half;
-    const char* row = rank < order.tokens ? head.row(order.token(rank)) : nullptr;
+    const char* row = rank < order.tokens() ? head.row(order.token(rank)) : nullptr;
     GRM_UNROLL for (int part = 0; part < D / 32; ++part) {
       // Every lane reads one of four pieces; fragments have a word of each.
       Words4 piece = {};
@@ -60,7 +60,7 @@ GRM_DEVICE void softmax_step(float (&s)[kForwardKeys / 8][4], Queries<D>& x, con
   const int g = lane_index() / 4, t = lane_index() % 4;
   GRM_UNROLL for (int half = 0; half < 2; ++half) {
     const int rank = x.rank + g + 8 * half;
-    const Range seen = seen_by_all(order, {rank, rank + 1});
+    const Range seen = kEdge ? seen_by_all(order, {rank, rank + 1}) : Range{};
     const auto allowed = [&](int n, int i) {
       const int other = key + 8 * n + 2 * t + i;
       return !kEdge || (other >= seen.begin && other < seen.end);
@@ -130,7 +130,7 @@ GRM_DEVICE void store_queries(Queries<D>& x, const Head& out, float* lse, const 
     const int rank = x.rank + g + 8 * half;
     const float total = quad_sum(x.total[half]), inverse = 1 / total;
     char* row = nullptr;
-    if (rank < order.tokens) {
+    if (rank < order.tokens()) {
       const int token = order.token(rank);
       row = out.row(token);
       if (t == 0) global_store(lse + token, x.maximum[half] * scale * kLn2 + log(total));
@@ -160,16 +160,17 @@ GRM_KERNEL(kForwardWarps* kWarp, 1) forward_kernel(const ForwardProblem problem,
   // In 32 bits: a division of 64 takes about a hundred instructions.
   const int heads = static_cast<int>(problem.heads), head_index = block_index() / parts;
   const int part = block_index() % parts, image = head_index / heads, head = head_index % heads;
-  const int tokens = static_cast<int>(problem.tokens);
-  const ForwardLayout layout(tokens, D);
+  const int all_tokens = static_cast<int>(problem.tokens);
+  const ForwardLayout layout(all_tokens, D);
   const Shared memory = shared_memory();
-  const Order order = sort_tokens(problem.categories + int64_t{image} * tokens, tokens, memory + layout.order);
+  const Order order = sort_tokens(problem.categories + int64_t{image} * all_tokens, all_tokens, memory + layout.order);
 
-  const int tiles = (order.tokens + kTile - 1) / kTile, warps = thread_count() / kWarp;
+  const int tokens = order.tokens();
+  const int tiles = (tokens + kTile - 1) / kTile, warps = thread_count() / kWarp;
   const int first = tiles * part / parts, last = tiles * (part + 1) / parts;
-  float* const lse = problem.lse + int64_t{head_index} * tokens;
-  const int padding = tokens - order.tokens, padding_begin = order.tokens + padding * part / parts;
-  const int padding_end = order.tokens + padding * (part + 1) / parts;
+  float* const lse = problem.lse + int64_t{head_index} * all_tokens;
+  const int padding = all_tokens - tokens, padding_begin = tokens + padding * part / parts;
+  const int padding_end = tokens + padding * (part + 1) / parts;
   clear_rows<D>(head_of(problem.out, image, head), order, padding_begin, padding_end, thread_count());
   for (int rank = padding_begin + thread_index(); rank < padding_end; rank += thread_count())
     global_store(lse + order.token(rank), kNoLse);
@@ -193,11 +194,11 @@ GRM_KERNEL(kForwardWarps* kWarp, 1) forward_kernel(const ForwardProblem problem,
   for (int begin = first, taken; begin < last; begin += taken * warps) {
     taken = last - begin > warps ? 2 : 1;
     const int tile = begin + taken * warp_index(), end = tile + taken < last ? tile + taken : last;
-    const Range block = {tile * kTile, end * kTile < order.tokens ? end * kTile : order.tokens};
+    const Range block = {tile * kTile, end * kTile < tokens ? end * kTile : tokens};
     const Range some = tile < last ? seen_by_some(order, block) : Range{0, 0}, all = seen_by_all(order, block);
     Queries<D> x[2];
     GRM_UNROLL for (int m = 0; m < 2; ++m) {
-      x[m].rank = tile + m < end ? (tile + m) * kTile : order.tokens;
+      x[m].rank = tile + m < end ? (tile + m) * kTile : tokens;
       load_queries(x[m], head_of(problem.q, image, head), order, negated);
     }
     GRM_NO_UNROLL for (int stage = 0; stage < kForwardStages; ++stage) {

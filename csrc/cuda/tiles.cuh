@@ -41,9 +41,10 @@ template <int D>
 GRM_DEVICE void gather_rows(const Tile<D>& tile, int row, const Head& head, const Order& order, int first, int rows,
                             int threads) {
   constexpr int kPieces = Tile<D>::kPieces;
+  const int tokens = order.tokens();
   GRM_UNROLL for (int i = thread_index(); i < rows * kPieces; i += threads) {
     const int r = i / kPieces, index = i % kPieces, rank = first + r;
-    const bool exists = rank < order.tokens;
+    const bool exists = rank < tokens;
     const char* source = head.row(exists ? order.token(rank) : 0) + index * kPiece;
     copy_async(tile.piece(row + r, index), source, exists);
   }
