@@ -209,9 +209,9 @@ def test_division_learns_through_the_operator_what_it_learns_through_the_mask():
 def test_without_the_policys_gradient_the_division_would_learn_something_else(monkeypatch):
     """What the test above compares is large enough to be missed."""
     expected = gradients("fused", torch.float32)
-    attend = encoder.category_attention
+    attend = encoder.category_attention_packed
     monkeypatch.setattr(
-        encoder, "category_attention", lambda q, k, v, c, policy=None, **rest: attend(q, k, v, c, **rest)
+        encoder, "category_attention_packed", lambda qkv, c, policy=None, **rest: attend(qkv, c, **rest)
     )
     for without, layer in zip(gradients("fused", torch.float32), expected, strict=True):
         assert (without - layer).norm() > 0.1 * layer.norm()
