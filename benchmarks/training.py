@@ -30,7 +30,8 @@ from grm_kernels import masked_attention, separate_attention
 #: Forms of attention. "separate" gives the policy no gradient: its step leaves the division modules as they are.
 FORMS = ("fused", "masked", "separate")
 #: What the encoder calls in layers that divide, by form; for "separate", with which it refuses to train, in its place.
-_FUNCTIONS = {"fused": "category_attention", "masked": "masked_attention", "separate": "category_attention"}
+_PACKED = "category_attention_packed"
+_FUNCTIONS = {"fused": _PACKED, "masked": "masked_attention", "separate": _PACKED}
 #: Names of the marks.
 FORWARD, BACKWARD, END = "attention forward", "attention backward", "attention ends"
 
@@ -108,21 +109,19 @@ def timed_attention(form: str, watch: Stopwatch) -> Iterator[None]:
     """While entered, attention in layers that divide is of this form, and under the stopwatch."""
     attend = getattr(encoder, _FUNCTIONS[form])
 
-    def fused(q: Tensor, k: Tensor, v: Tensor, categories: Tensor, policy: Tensor | None = None, **options) -> Tensor:
+    def fused(qkv: Tensor, categories: Tensor, policy: Tensor | None = None, **options) -> Tensor:
         if policy is None:
-            return attend(q, k, v, categories, **options)
-        q, k, v, policy = _Enter.apply(watch, q, k, v, policy)
-        return _Leave.apply(watch, attend(q, k, v, categories, policy, **options))
+            return attend(qkv, categories, **options)
+        qkv, policy = _Enter.apply(watch, qkv, policy)
+        return _Leave.apply(watch, attend(qkv, categories, policy, **options))
 
     def masked(q: Tensor, k: Tensor, v: Tensor, policy: Tensor, **options) -> Tensor:
         return _Leave.apply(watch, attend(*_Enter.apply(watch, q, k, v, policy), **options))
 
-    def separate(
-        q: Tensor, k: Tensor, v: Tensor, categories: Tensor, policy: Tensor | None = None, **options
-    ) -> Tensor:
+    def separate(qkv: Tensor, categories: Tensor, policy: Tensor | None = None, **options) -> Tensor:
         if policy is None:
-            return attend(q, k, v, categories, **options)
-        return _Leave.apply(watch, separate_attention(*_Enter.apply(watch, q, k, v), categories))
+            return attend(qkv, categories, **options)
+        return _Leave.apply(watch, separate_attention(*_Enter.apply(watch, *encoder.unpack(qkv)), categories))
 
     with mock.patch.object(encoder, _FUNCTIONS[form], {"fused": fused, "masked": masked, "separate": separate}[form]):
         yield

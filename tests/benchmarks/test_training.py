@@ -64,16 +64,16 @@ def test_attention_holds_no_matrix_of_scores(case):
     ("fault", "what"), [("mask", r"(loss|gradient of \.division\.)"), ("policy gradient", r"gradient of \.division\.")]
 )
 def test_a_wrong_form_is_not_timed(case, monkeypatch, fault, what):
-    attend = encoder.category_attention
+    attend = encoder.category_attention_packed
 
-    def wrong(q, k, v, categories, policy=None, **options):
+    def wrong(qkv, categories, policy=None, **options):
         if policy is None:  # a layer that does not divide
-            return attend(q, k, v, categories, **options)
+            return attend(qkv, categories, **options)
         if fault == "mask":
-            return attend(q, k, v, torch.full_like(categories, 2), **options) + 0 * policy.sum()
-        return attend(q, k, v, categories, **options)
+            return attend(qkv, torch.full_like(categories, 2), **options) + 0 * policy.sum()
+        return attend(qkv, categories, **options)
 
-    monkeypatch.setattr(encoder, "category_attention", wrong)
+    monkeypatch.setattr(encoder, "category_attention_packed", wrong)
     with pytest.raises(WrongResultError, match=f"fused: {what} is"):
         training.measure(case(), budget_s=0.0)
 
