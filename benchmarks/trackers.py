@@ -26,6 +26,7 @@ from grm.evaluation.failures import lost_at
 from grm.evaluation.runner import FrameTracker, overlaps, track_sequence
 from grm.model import load_model
 from grm.tracking import Tracker
+from grm.weights import find_weights
 
 #: A success is a frame whose overlap is above this.
 SUCCESS = 0.5
@@ -163,7 +164,7 @@ def main() -> None:
     """Measures, prints the table and writes the record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.trackers", description=__doc__.splitlines()[0])
     parser.add_argument("sequences", type=Path, help="a folder of frames with groundtruth.txt, or of such folders")
-    parser.add_argument("--weights", type=Path, nargs="*", default=[], help="files of ours")
+    parser.add_argument("--weights", type=find_weights, nargs="*", default=[], help="files of ours, or names")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of ours")
     parser.add_argument("--nano", type=Path, nargs=2, metavar=("BACKBONE", "HEAD"), help="weights of TrackerNano")
     parser.add_argument("--vit", type=Path, metavar="NET", help="weights of TrackerVit")

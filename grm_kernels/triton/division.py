@@ -179,7 +179,7 @@ def divide(
         pool_kernel[(b * triton.cdiv(h1, _OUTPUTS),)](
             template, *template.stride()[:2], first, first.stride(0), first_bias, context,
             n_template, c, h1,
-            AVERAGE=average, OUTPUTS=_OUTPUTS, CHANNELS=128, TILE=64, maxnreg=128,
+            AVERAGE=average, OUTPUTS=_OUTPUTS, CHANNELS=128, TILE=64, maxnreg=168,
         )  # fmt: skip
         divide_kernel[(b * blocks,)](
             projected, *projected.stride()[:2], context,
