@@ -32,9 +32,9 @@ demo: $(READY)
 	rm -rf demo/clip
 	$(GRM) data render demo/clip --held-out --seed 104 --set data.synthetic.width=640 --set data.synthetic.height=480 \
 		--set data.synthetic.size=[60,110] --set data.synthetic.frames=150
-	$(GRM) track demo/clip --output demo/tracked.mp4 --show-division
+	$(GRM) track demo/clip --weights tiny --output demo/tracked.mp4 --show-division
 	$(PYTHON) examples/readme_picture.py demo/clip demo/tracked.jpg
-	$(GRM) division demo/clip --frame 40 --output demo/division.png
+	$(GRM) division demo/clip --weights tiny --frame 40 --output demo/division.png
 
 test: $(READY)
 	$(PYTHON) -m pytest -m "not slow" --durations=10 $(PARALLEL)

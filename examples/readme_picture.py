@@ -36,7 +36,7 @@ def main(clip: str, output: str, box: str | None = None) -> None:
     """Tracks the clip with the shipped weights and writes the picture."""
     first = np.array(box.split(","), float) if box else read_boxes(Path(clip) / "groundtruth.txt")[0]
     frames = itertools.islice(open_frames(clip), FRAMES[-1] + 1)
-    steps = (step for step in follow(grm.Tracker(grm.load_model()), frames, first) if step.number in FRAMES)
+    steps = (step for step in follow(grm.Tracker(grm.load_model("tiny")), frames, first) if step.number in FRAMES)
     row = np.hstack([column(step, LAYERS) for step in steps])
     cv2.imwrite(output, cv2.cvtColor(row, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 85])
 

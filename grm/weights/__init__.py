@@ -15,10 +15,11 @@ class ShippedWeights(NamedTuple):
 
 #: Every file of weights that the package has. README.md in this folder says how each was made.
 WEIGHTS = {
+    "real": ShippedWeights("real_tiny.safetensors", "real_tiny, 135,000 pairs of real and rendered video"),
     "tiny": ShippedWeights("synthetic_tiny.safetensors", "grm_tiny, an hour of rendered video"),
 }
 #: Those that are taken where none are named.
-DEFAULT = "tiny"
+DEFAULT = "real"
 
 
 def find_weights(name: str | Path) -> Path:

@@ -1,6 +1,7 @@
 """The weights that come with the project: they load, and they track what they have not seen."""
 
 import numpy as np
+import pytest
 import torch
 
 from grm.config import load_config
@@ -10,12 +11,14 @@ from grm.model import load_model
 from grm.tracking import Tracker
 
 
-def test_weights_fit_their_preset_and_track():
-    """At least 0.20 above the box of the first frame, on rendered sequences that were in no evaluation of the run."""
-    model = load_model()
-    config = load_config("synthetic_tiny")
+@pytest.mark.parametrize(("name", "preset"), [("real", "real_tiny"), ("tiny", "synthetic_tiny")])
+def test_weights_fit_their_preset_and_track(name, preset):
+    """At least 0.20 above the box of the first frame, on rendered sequences that were in no evaluation of a run."""
+    model = load_model(name)
     bounds = model.config.certainty
-    assert model.config.model_copy(update={"certainty": config.model.certainty}) == config.model
+    own = load_config(preset).model
+    assert model.config.model_copy(update={"certainty": own.certainty}) == own
+    config = load_config("synthetic_tiny")
     assert bounds.lost_below is not None and bounds.lost_below < bounds.held_from
     tracker = Tracker(model)
     sequences = [synthetic_sequence(config.data.synthetic, HELD_OUT + seed) for seed in range(100, 104)]
