@@ -254,7 +254,7 @@ def compare_dtypes(model: GRM, frames: Iterable[Image], box: ArrayLike, dtype: t
     return Agreement(len(overlaps), statistics.fmean(overlaps), statistics.fmean(flips))
 
 
-Attended = tuple[Attention, Tensor, Tensor, Tensor, Division]
+Attended = tuple[Attention, Tensor, Division]
 
 
 @torch.inference_mode()
@@ -263,8 +263,7 @@ def _attentions_of(tracker: Tracker, network: TrackingNetwork, frame: Image) -> 
     found: list[Attended] = []
 
     def keep(attention: Attention, inputs: tuple[Tensor], output: tuple[Tensor, Division]) -> None:
-        q, k, v = attention.heads_of(inputs[0])
-        found.append((attention, q, k, v, output[1]))
+        found.append((attention, attention.project(inputs[0])[0], output[1]))
 
     attentions = [module for module in network.model.modules() if isinstance(module, Attention)]
     handles = [attention.register_forward_hook(keep) for attention in attentions]
@@ -278,10 +277,10 @@ def _attentions_of(tracker: Tracker, network: TrackingNetwork, frame: Image) -> 
 
 @torch.inference_mode()
 def _check_attentions(first: list[Attended], other: list[Attended], names: str) -> None:
-    for number, ((one, q, k, v, division), (two, *_)) in enumerate(zip(first, other, strict=True), start=1):
-        expected, got = two.attend(q, k, v, division).float(), one.attend(q, k, v, division).float()
+    for number, ((one, qkv, division), (two, *_)) in enumerate(zip(first, other, strict=True), start=1):
+        expected, got = two.attend(qkv, division).float(), one.attend(qkv, division).float()
         # Weights and result are rounded to the dtype, in each of the two: a few roundings of the largest value.
-        allowed = 16 * torch.finfo(q.dtype).eps * v.float().abs().max()
+        allowed = 16 * torch.finfo(qkv.dtype).eps * qkv[:, :, 2].float().abs().max()
         error = (expected - got).abs().max()
         if not error <= allowed:
             raise MismatchError(f"layer {number}: {names} attention differ by {error:.2e} > {allowed:.2e}")
@@ -305,8 +304,8 @@ def _time_attention(attentions: list[Attended], device: torch.device) -> float:
     wait: Callable[[], None] = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     wait()
     start = time.perf_counter()
-    for attention, q, k, v, division in attentions:
-        attention.attend(q, k, v, division)
+    for attention, qkv, division in attentions:
+        attention.attend(qkv, division)
     wait()
     return time.perf_counter() - start
 

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from grm_kernels import Category, category_attention, category_attention_packed, explain
+from grm_kernels import Category, category_attention_packed, explain
 from grm_kernels.categories import one_hot
 from grm_kernels.normalization import add_layer_norm
 from grm_kernels.ops import unpack
@@ -166,19 +166,13 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Division]:
         """Attends among normalised tokens (B, N, width): what goes into the output projection, and the division."""
-        qkv, projected = self._project(x)
+        qkv, projected = self.project(x)
         division = self.divide(x, projected)
-        if self.implementation == "fused":
-            categories, policy = self.with_template(division)
-            soft = categories is None
-            out = category_attention_packed(qkv, categories, policy, soft=soft, backend=self.backend)
-        else:
-            out = self.attend(*unpack(qkv), division)
-        return out.transpose(1, 2).flatten(2), division
+        return self.attend(qkv, division).transpose(1, 2).flatten(2), division
 
     def heads_of(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v (B, heads, N, D) of normalised tokens (B, N, width): views of their packed projection, not copies."""
-        return unpack(self._project(x)[0])
+        return unpack(self.project(x)[0])
 
     def divide(self, x: Tensor, projected: Tensor | None = None) -> Division:
         """The division of the search tokens of normalised tokens (B, N, width); see `TokenDivision.forward`."""
@@ -207,8 +201,10 @@ class Attention(nn.Module):
         """
         return self.template_tokens * self.division.search.weight.numel() < 2e6
 
-    def _project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """q, k, v as (B, N, 3, heads, D), and the division's columns of their product (B, N_search, joined) or None."""
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """q, k, v as (B, N, 3, heads, D) of normalised tokens (B, N, width), and the division's columns of the same
+        product (B, N_search, joined), or None.
+        """
         qkv, projected = self.qkv(x), None
         if self.joined:
             projected = qkv[:, self.template_tokens :, -self.joined :]
@@ -230,12 +226,13 @@ class Attention(nn.Module):
             policy = torch.cat([one_hot(template, policy.dtype), policy], dim=1)
         return categories, policy
 
-    def attend(self, q: Tensor, k: Tensor, v: Tensor, division: Division) -> Tensor:
-        """Attention (B, heads, N, D) of q, k, v of that shape, among the categories of a division."""
+    def attend(self, qkv: Tensor, division: Division) -> Tensor:
+        """Attention (B, heads, N, D) of q, k, v as `project` gives them, among the categories of a division."""
         categories, policy = self.with_template(division)
         if self.implementation == "fused":
             soft = categories is None
-            return category_attention(q, k, v, categories, policy, soft=soft, backend=self.backend)
+            return category_attention_packed(qkv, categories, policy, soft=soft, backend=self.backend)
+        q, k, v = unpack(qkv)
         if self.fixed is not None:
             return self._attend_fixed(q, k, v)
         if self.implementation == "masked":

@@ -17,7 +17,7 @@ from grm.evaluation.speed import (
     saving,
     time_parts,
 )
-from grm.model import encoder, reconfigured, save_weights
+from grm.model import reconfigured, save_weights
 from grm.model.division import TokenDivision
 from grm.model.encoder import Attention
 from grm.tracking import Tracker
@@ -120,11 +120,8 @@ def test_the_other_forms_that_divide_have_its_weights_and_its_shares(variant, na
 
 
 def test_every_form_is_timed(monkeypatch):
-    attend, packed = Attention.attend, encoder.category_attention_packed
+    attend = Attention.attend
     monkeypatch.setattr(Attention, "attend", lambda *args: time.sleep(0.002) or attend(*args))
-    monkeypatch.setattr(
-        encoder, "category_attention_packed", lambda *args, **rest: time.sleep(0.002) or packed(*args, **rest)
-    )
     model, frame = small_model(), noise_frames(1)[0]
     speeds = measure_forms(model, frame, [BOX, BOX], fixed={2: "S"}, rounds=2)
     assert [speed.form for speed in speeds] == [*FORMS, "fused, layers fixed"]
