@@ -107,9 +107,7 @@ def main() -> None:
         measure(policy, busy, options.seconds, threads, options.dtype) for policy, busy, threads in settings
     ]
     path = options.output / "busy_cpu.json"
-    record.write(busy_record, path)
-    record.print_record(busy_record)
-    print(f"record: {path}")
+    record.finish(busy_record, path)
 
 
 if __name__ == "__main__":

@@ -204,9 +204,7 @@ def main() -> None:
         path = options.output / "survey_cpu.json"
         if options.part and path.exists():
             surveyed = survey.joined(record.read(path), surveyed)
-        record.write(surveyed, path)
-        record.print_record(surveyed)
-        print(f"record: {path}")
+        record.finish(surveyed, path)
         return
 
     measured = run(

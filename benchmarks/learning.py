@@ -138,9 +138,7 @@ def main() -> None:
     options = parser.parse_args()
     measured = run(options.weights, getattr(torch, options.dtype), options.count, options.sequences)
     path = options.output / f"learning_{options.dtype}.json"
-    record.write(measured, path)
-    record.print_record(measured)
-    print(f"record: {path}")
+    record.finish(measured, path)
 
 
 if __name__ == "__main__":

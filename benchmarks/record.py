@@ -196,6 +196,13 @@ def markdown(record: dict) -> str:
     return "\n\n".join([*parts, kind.caption(record)])
 
 
+def finish(record: dict, path: Path) -> None:
+    """Writes a record, prints its tables, and says where it is; raises as `write` does."""
+    write(record, path)
+    print_record(record)
+    print(f"record: {path}")
+
+
 def print_record(record: dict) -> None:
     """Prints the tables and the caption to the terminal."""
     from rich.console import Console

@@ -114,9 +114,7 @@ def main() -> None:
     options = parser.parse_args()
     measured = run(options.weights, getattr(torch, options.dtype), options.count)
     path = options.output / f"robustness_{options.dtype}.json"
-    record.write(measured, path)
-    record.print_record(measured)
-    print(f"record: {path}")
+    record.finish(measured, path)
 
 
 if __name__ == "__main__":

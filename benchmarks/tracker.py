@@ -62,9 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     measured = run(tuple(options.preset or PRESETS), options.rounds)
     path = options.output / "tracker_cpu.json"
-    record.write(measured, path)
-    record.print_record(measured)
-    print(f"record: {path}")
+    record.finish(measured, path)
 
 
 if __name__ == "__main__":

@@ -182,9 +182,7 @@ def main() -> None:
     measured["dtype"] = options.dtype
     measured["weights"] = {path.stem: record.file_hash(path) for path in options.weights}
     path = options.output / "trackers.json"
-    record.write(measured, path)
-    record.print_record(measured)
-    print(f"record: {path}")
+    record.finish(measured, path)
 
 
 def _bgr(frame: Image) -> Image:

@@ -304,9 +304,7 @@ def main() -> None:
         )
     measured = run(cases, options.budget)
     path = options.output / "training_cpu.json"
-    record.write(measured, path)
-    record.print_record(measured)
-    print(f"record: {path}")
+    record.finish(measured, path)
 
 
 if __name__ == "__main__":
