@@ -24,6 +24,7 @@ from grm.evaluation.failures import LOST_FRAMES, LOST_OVERLAP, lost_at
 from grm.evaluation.runner import follow, overlaps, unmoved_overlap
 from grm.model import load_model
 from grm.tracking import Tracker
+from grm.weights import find_weights
 from grm_kernels import Category
 
 #: It counts as hidden where less of it is seen; a loss is that of a hidden target if it was so then, or in so many
@@ -130,7 +131,7 @@ def run(weights: Path, dtype: torch.dtype, count: int, sequences: Path | None) -
 def main() -> None:
     """Measures, prints the table and writes the record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.learning", description=__doc__.splitlines()[0])
-    parser.add_argument("weights", type=Path, help="of a model, as `grm train` writes them")
+    parser.add_argument("weights", type=find_weights, help="of a model, as `grm train` writes them, or a name")
     parser.add_argument("--count", type=int, default=60, help="held-out synthetic sequences (default 60)")
     parser.add_argument("--sequences", type=Path, help="a folder of frames with groundtruth.txt, or of such folders")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")

@@ -107,7 +107,7 @@ def run(weights: Path, dtype: torch.dtype, count: int) -> dict:
 def main() -> None:
     """Measures, prints the table and writes the record."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.robustness", description=__doc__.splitlines()[0])
-    parser.add_argument("--weights", type=Path, default=find_weights(DEFAULT), help="default: the shipped ones")
+    parser.add_argument("--weights", type=find_weights, default=DEFAULT, help="a file or a name (default: %(default)s)")
     parser.add_argument("--count", type=int, default=16, help="held-out synthetic sequences (default 16)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--output", type=Path, default=Path("demo"), help="folder of the record")
