@@ -7,10 +7,14 @@ from torch import Tensor
 
 from .. import constants, device, ops
 from . import config, order
+from .order import sort_image
 from .tiles import load_rows, load_tokens, policy_columns, sees, soft_weights, store_rows, tile_edges
 
 _LN_2 = tl.constexpr(constants.LN_2)
 _NO_SCORE = tl.constexpr(constants.NO_SCORE)
+# So many programs, about one for each multiprocessor, sort the tokens of their image each for itself, which saves the
+# launch of a kernel for it. More would sort one after another; those of float32 have no registers left.
+_SORTING_PROGRAMS = 128
 
 
 @triton.jit
@@ -18,12 +22,16 @@ def forward_kernel(
     q, q_b, q_h, q_n,
     k, k_b, k_h, k_n,
     v, v_b, v_h, v_n,
-    out, lse, sorted_tokens, bounds, policy,
+    out, lse, categories, categories_b, categories_n, sorted_tokens, bounds, policy,
     H, GROUP, N, scale,
-    D: tl.constexpr, BD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr,
+    D: tl.constexpr, BD: tl.constexpr, BLOCK: tl.constexpr, TILE: tl.constexpr, CHUNK: tl.constexpr,
     SOFT: tl.constexpr, NEGATED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """One program for every block of queries of every head. `scale` is not negative and in units of log 2."""
+    """One program for every block of queries of every head. `scale` is not negative and in units of log 2.
+
+    With `categories` `sorted_tokens` is memory (programs, N) for the order, which is made here; else it is (B, N) and
+    was made before, like `bounds`.
+    """
     blocks = tl.cdiv(N, BLOCK)
     head = (tl.program_id(0) // blocks).to(tl.int64)
     b, h = head // H, head % H
@@ -31,17 +39,19 @@ def forward_kernel(
     q += b * q_b + h * q_h
     k += b * k_b + h // GROUP * k_h
     v += b * v_b + h // GROUP * v_h
-    n = N  # tokens that count
-    if sorted_tokens is not None:
+    n_t, n_ta, n = 0, 0, N  # n tokens count
+    if categories is not None:
+        sorted_tokens += tl.program_id(0).to(tl.int64) * N
+        n_t, n_ta, n = sort_image(categories + b * categories_b, categories_n, sorted_tokens, N, CHUNK)
+        tl.debug_barrier()  # a thread reads what others wrote
+    elif sorted_tokens is not None:
         sorted_tokens += b * N
-        n = tl.load(bounds + 3 * b + 2)
+        n_t, n_ta, n = tl.load(bounds + 3 * b), tl.load(bounds + 3 * b + 1), tl.load(bounds + 3 * b + 2)
     if SOFT:
         policy += b * N * 3
-        n_t, n_ta = 0, 0
         tiles = tl.where(first < n, tl.cdiv(n, TILE), 0)
         edges = (0, tiles, tiles, tiles)
     else:
-        n_t, n_ta = tl.load(bounds + 3 * b), tl.load(bounds + 3 * b + 1)
         edges = tile_edges(first, tl.minimum(first + BLOCK, n), n_t, n_ta, n, TILE)
 
     rank = first + tl.arange(0, BLOCK)  # [BLOCK]
@@ -104,15 +114,22 @@ def forward(
     kind = config.kind_of(q.dtype)
     tiles = config.configuration("forward", kind, device.capability(q.device), d, n)
     soft = soft_policy is not None
+    programs = b * h * triton.cdiv(n, tiles.block)
     with device.current(q):
-        sorted_tokens, bounds = (None, None) if categories is None else order.sort(categories)
-        forward_kernel[(b * h * triton.cdiv(n, tiles.block),)](
+        unsorted, sorted_tokens, bounds = categories, None, None
+        if categories is not None and kind == "half" and programs <= _SORTING_PROGRAMS and n <= order.LARGEST_CHUNK:
+            sorted_tokens = torch.empty((programs, n), dtype=torch.int32, device=q.device)
+        elif categories is not None:
+            unsorted = None
+            sorted_tokens, bounds = order.sort(categories)
+        forward_kernel[(programs,)](
             q, *q.stride()[:3],
             k, *k.stride()[:3],
             v, *v.stride()[:3],
-            out, lse, sorted_tokens, bounds, None if soft_policy is None else soft_policy.contiguous(),
+            out, lse, unsorted, *((0, 0) if unsorted is None else unsorted.stride()), sorted_tokens, bounds,
+            None if soft_policy is None else soft_policy.contiguous(),
             h, h // k.shape[1], n, abs(scale) * constants.LOG2_E,
-            D=d, BD=triton.next_power_of_2(d), BLOCK=tiles.block, TILE=tiles.tile,
+            D=d, BD=triton.next_power_of_2(d), BLOCK=tiles.block, TILE=tiles.tile, CHUNK=order.chunk(n),
             SOFT=soft, NEGATED=scale < 0, PRECISION="tf32" if kind == "tf32" else "ieee",
             num_warps=tiles.warps, num_stages=tiles.stages, maxnreg=tiles.registers,
         )  # fmt: skip

@@ -6,17 +6,15 @@ import triton.language as tl
 from torch import Tensor
 
 #: Most tokens that are sorted in one step; longer images take several.
-_LARGEST_CHUNK = 1024
+LARGEST_CHUNK = 1024
 
 
 @triton.jit
-def write_order(categories, categories_b, categories_n, order, bounds, b, N, CHUNK: tl.constexpr):
-    """Stable counting sort of the N categories of image b: order[b, rank] = token, bounds[b] = (nT, nT + nA, n).
+def sort_image(source, categories_n, target, N, CHUNK: tl.constexpr):
+    """Stable counting sort of the N categories of an image: target[rank] = token. Returns nT, nT + nA, n.
 
     n tokens count; padding has the ranks behind them.
     """
-    source = categories + b * categories_b
-    target = order + b * N
     n_t = 0
     n_s = 0
     n = N
@@ -26,9 +24,6 @@ def write_order(categories, categories_b, categories_n, order, bounds, b, N, CHU
         n_t += tl.sum((category == 0).to(tl.int32), 0)
         n_s += tl.sum((category == 1).to(tl.int32), 0)
         n -= tl.sum((category == 3).to(tl.int32), 0)
-    tl.store(bounds + 3 * b, n_t)
-    tl.store(bounds + 3 * b + 1, n - n_s)
-    tl.store(bounds + 3 * b + 2, n)
 
     next_t = 0
     next_a = n_t
@@ -54,6 +49,16 @@ def write_order(categories, categories_b, categories_n, order, bounds, b, N, CHU
         next_s += tl.sum(is_s, 0)
         next_a += tl.sum(is_a, 0)
         next_padding += tl.sum(is_padding, 0)
+    return n_t, n - n_s, n
+
+
+@triton.jit
+def write_order(categories, categories_b, categories_n, order, bounds, b, N, CHUNK: tl.constexpr):
+    """Sorts the tokens of image b: row b of `order`, and bounds[b] = (nT, nT + nA, n)."""
+    n_t, n_ta, n = sort_image(categories + b * categories_b, categories_n, order + b * N, N, CHUNK)
+    tl.store(bounds + 3 * b, n_t)
+    tl.store(bounds + 3 * b + 1, n_ta)
+    tl.store(bounds + 3 * b + 2, n)
 
 
 @triton.jit
@@ -74,7 +79,7 @@ def empty_order(categories: Tensor) -> tuple[Tensor, Tensor]:
 
 def chunk(n: int) -> int:
     """How many of N tokens are sorted in one step."""
-    return min(_LARGEST_CHUNK, max(32, triton.next_power_of_2(n)))
+    return min(LARGEST_CHUNK, max(32, triton.next_power_of_2(n)))
 
 
 def sort(categories: Tensor) -> tuple[Tensor, Tensor]:

@@ -101,13 +101,13 @@ def multiplications(kernel, code: str) -> int:
     return by_warp + by_group + (sum(m * k * n for m, k, n, _ in products) if complete else 0)
 
 
-def compile_case(capability, pass_, d, n, dtype, soft=False, policy=True, tf32=False) -> list[dict]:
+def compile_case(capability, pass_, d, n, dtype, soft=False, policy=True, tf32=False, b=2) -> list[dict]:
     """What the operator of a pass launches on a GPU of `capability` for this problem."""
     triton.runtime.driver.set_active(_Driver(capability))
     device.capability = lambda _: capability
     device.current = lambda _: contextlib.nullcontext()
     torch.backends.cuda.matmul.fp32_precision = "tf32" if tf32 else "ieee"
-    b, h = 2, 12
+    h = 12
     if pass_ == "frame":
         return [inspect(kernel) for kernel in compiled_kernels(lambda: around_attention(dtype))]
     q, k, v = torch.empty(b, n, 3, h, d, dtype=dtype, device="meta").permute(2, 0, 3, 1, 4).unbind(0)

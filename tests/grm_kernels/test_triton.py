@@ -35,6 +35,24 @@ def test_order(n):
     assert torch.equal(bounds.long(), counts.cumsum(1))
 
 
+@pytest.mark.parametrize("shares", [MIXED, PADDED], ids=["mixed", "padding"])
+def test_every_program_sorts_for_itself_or_one_kernel_for_all(shares, monkeypatch):
+    """Bits of out and lse; categories that are a column of a wider tensor."""
+    from grm_kernels.triton import forward, order
+
+    problem = make_problem(2, 3, 150, 32, torch.float16, shares=shares, device=BACKEND.device)
+    categories = torch.stack([problem.categories] * 2, dim=2)[:, :, 1]
+    arguments = (problem.q, problem.k, problem.v, categories, None, 0.2)
+    sort, sorted_before = order.sort, []
+    monkeypatch.setattr(order, "sort", lambda categories: sorted_before.append(True) or sort(categories))
+    expected = forward.forward(*arguments)
+    assert not sorted_before
+    monkeypatch.setattr(forward, "_SORTING_PROGRAMS", 17)  # of 2 x 3 x 3
+    for actual, result in zip(forward.forward(*arguments), expected, strict=True):
+        assert torch.equal(actual, result)
+    assert sorted_before
+
+
 # N on, before and behind the edge of a tile; D that is and is no power of two.
 @pytest.mark.parametrize(
     ("n", "d", "shares", "options"),
