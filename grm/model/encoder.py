@@ -82,6 +82,14 @@ class Encoder(nn.Module):
             divisions.append(division)
         return normalised, tuple(divisions)
 
+    def fold(self) -> None:
+        """Puts the bias of the stem's last convolution into the positions; for inference only, and for good."""
+        last = self.stem[-1] if isinstance(self.stem, nn.Sequential) else self.stem
+        if isinstance(last, nn.Conv2d) and last.bias is not None:
+            for position in (self.template_position, self.search_position):
+                position += last.bias
+            last.bias = None
+
     def _embed(self, image: Tensor) -> Tensor:
         return self.stem(image.to(self.search_position.dtype)).flatten(2).transpose(1, 2)
 

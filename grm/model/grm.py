@@ -11,7 +11,7 @@ from ..config import ModelConfig, overridden_model
 from .convolution import ConvolutionBlock
 from .division import Division, TokenDivision
 from .encoder import Attention, Encoder
-from .head import CenterHead, decode_boxes
+from .head import CenterHead
 from .packing import pack_linear_layers
 
 
@@ -45,7 +45,9 @@ class GRM(nn.Module):
         self.config = config
         self.prepared = False
         self.encoder = Encoder(config)
-        self.head = CenterHead(config.encoder.width, config.head.channels, config.head.score_prior)
+        self.head = CenterHead(
+            config.encoder.width, config.head.channels, config.head.score_prior, config.encoder.backend
+        )
 
     def template_tokens(self, template: Tensor, box: Tensor | None = None) -> Tensor:
         """Tokens of templates, to be computed once for a target: (B, 3, h, w) as in `forward` to (B, N, width).
@@ -84,8 +86,7 @@ class GRM(nn.Module):
             raise ValueError(f"template: expected tokens {expected} for this search, got shape {tuple(tokens.shape)}")
         features, divisions = self.encoder(tokens, self.encoder.search_tokens(search))
         side = self.config.search_side
-        maps = self.head(features.transpose(1, 2).unflatten(2, (side, side)))
-        boxes, scores = decode_boxes(maps, window)
+        maps, boxes, scores = self.head(features.transpose(1, 2).unflatten(2, (side, side)), window)
         return Prediction(boxes, scores, *maps, divisions)
 
     def prepare_inference(
@@ -93,10 +94,11 @@ class GRM(nn.Module):
     ) -> "GRM":
         """A copy in evaluation mode that computes the same, faster.
 
-        The batch normalisations are folded into the convolutions before them, the branches of the head are merged, and
-        the search tokens' part of a division's first layer joins the product for q, k, v (on a CPU where it is small).
-        On a CPU the weights of the linear layers are packed (`grm.model.packing`). The copy stays on its device and in
-        its dtype, cannot be trained, and its weights are neither saved nor loaded: keep the original for that.
+        The batch normalisations are folded into the convolutions before them, the last bias of the stem into the
+        positions, the branches of the head are merged, and the search tokens' part of a division's first layer joins
+        the product for q, k, v (on a CPU where it is small). On a CPU the weights of the linear layers are packed
+        (`grm.model.packing`). The copy stays on its device and in its dtype, cannot be trained, and its weights are
+        neither saved nor loaded: keep the original for that.
 
         Args:
             device: of the copy; None: as this model.
@@ -111,7 +113,7 @@ class GRM(nn.Module):
             raise RuntimeError("this model is prepared for inference; prepare the one it was prepared from")
         prepared = copy.deepcopy(self).to(device=device, dtype=dtype).eval().requires_grad_(False)
         for module in list(prepared.modules()):
-            if isinstance(module, ConvolutionBlock):
+            if isinstance(module, (ConvolutionBlock, Encoder)):
                 module.fold()
             elif isinstance(module, TokenDivision):
                 module.take_apart()

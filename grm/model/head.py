@@ -4,7 +4,10 @@ import math
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from grm_kernels import centre
 
 from .convolution import ConvolutionBlock
 
@@ -30,30 +33,52 @@ class CenterHead(nn.Module):
         width: channels of the features.
         channels: of the first block; halved from each to the next.
         score_prior: score of every cell that new weights begin with, about.
+        backend: of attention; the merged head's is the same, where it has it.
 
     """
 
-    def __init__(self, width: int, channels: int, score_prior: float = 0.5):
+    def __init__(self, width: int, channels: int, score_prior: float = 0.5, backend: str | None = None):
         super().__init__()
+        self.backend = backend
         self.center = _branch(width, channels, 1)
         self.size = _branch(width, channels, 2)
         self.offset = _branch(width, channels, 2)
         #: All three, see `merge`.
-        self.merged: nn.Sequential | None = None
+        self.merged: nn.ModuleList | None = None
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
         with torch.no_grad():
             self.center[-1].bias += math.log(score_prior / (1 - score_prior))
 
-    def forward(self, features: Tensor) -> HeadMaps:
-        """Maps of features (B, width, F, F)."""
+    def forward(self, features: Tensor, window: Tensor | None = None) -> tuple[HeadMaps, Tensor, Tensor]:
+        """Maps of features (B, width, F, F); boxes and scores as `decode_boxes` finds them."""
+        if self.merged is not None and centre.serves(features, self.merged[-1].weight, self.backend):
+            return self._find(features, window)
+        maps = self._maps(features)
+        return maps, *decode_boxes(maps, window)
+
+    def _maps(self, features: Tensor) -> HeadMaps:
         if self.merged is not None:
-            maps = _widened(self.merged(features))
+            for convolution in self.merged[:-1]:
+                features = convolution(features).relu()
+            maps = _widened(self.merged[-1](features))
             bounded = maps[:, :4].sigmoid().clamp(MARGIN, 1 - MARGIN)
             return HeadMaps(bounded[:, :1], bounded[:, 2:], maps[:, 4:])
         score, size, offset = (_widened(branch(features)) for branch in (self.center, self.size, self.offset))
         return HeadMaps(score.sigmoid().clamp(MARGIN, 1 - MARGIN), size.sigmoid().clamp(MARGIN, 1 - MARGIN), offset)
+
+    def _find(self, features: Tensor, window: Tensor | None) -> tuple[HeadMaps, Tensor, Tensor]:
+        """The merged head by the operators of `grm_kernels.centre`, which add the biases of the convolutions."""
+        *convolutions, last = self.merged
+        for i, convolution in enumerate(convolutions):
+            if i:
+                features = centre.bias_relu(features, convolutions[i - 1].bias)
+            weight, padding = convolution.weight, convolution.padding
+            features = F.conv2d(features, weight, padding=padding, groups=convolution.groups)
+        weight = last.weight.flatten(1)
+        maps, boxes, scores = centre.find_centre(features, convolutions[-1].bias, weight, last.bias, window, MARGIN)
+        return HeadMaps(maps[:, :1], maps[:, 1:3], maps[:, 3:]), boxes, scores
 
     def merge(self) -> None:
         """Makes one of the three branches, which then run at the same time; for inference only, and for good.
@@ -62,11 +87,9 @@ class CenterHead(nn.Module):
         folded before. A centre has one output, so its group gets a second one, which is not read.
         """
         branches = (self.center, self.size, self.offset)
-        layers: list[nn.Module] = []
-        for number in range(4):
-            first = _grouped([branch[number].convolution for branch in branches], groups=1 if number == 0 else 3)
-            layers += [first, nn.ReLU()]
-        self.merged = nn.Sequential(*layers, _grouped([branch[4] for branch in branches], groups=3))
+        convolutions = [[branch[number].convolution for branch in branches] for number in range(4)]
+        convolutions.append([branch[4] for branch in branches])
+        self.merged = nn.ModuleList(_grouped(group, groups=1 if i == 0 else 3) for i, group in enumerate(convolutions))
         del self.center, self.size, self.offset
 
 

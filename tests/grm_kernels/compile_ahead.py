@@ -20,7 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.jit import JITFunction
 
 from grm_kernels import device
-from grm_kernels.triton import backward, division, forward, normalization
+from grm_kernels.triton import backward, centre, division, forward, normalization
 
 _TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
 # Matrix instructions of a warp, of four warps (with their sizes), and of the tensor memory of 10.0 (without).
@@ -127,7 +127,7 @@ def compile_case(capability, pass_, d, n, dtype, soft=False, policy=True, tf32=F
 
 
 def around_attention(dtype: torch.dtype) -> None:
-    """What a layer of GRM-B256 launches besides attention, where ranks decide."""
+    """What a layer of GRM-B256 launches besides attention, where ranks decide, and its head."""
 
     def empty(*shape, dtype=dtype):
         return torch.empty(shape, dtype=dtype, device="meta")
@@ -137,6 +137,9 @@ def around_attention(dtype: torch.dtype) -> None:
     columns, of_rank = (empty(count, dtype=torch.uint8) for count in (2, 256))
     division.divide(qkv[:, 64:, -384:], x[:, :64], *weights, columns, of_rank, False, 0.5)
     normalization.add_layer_norm(x, x, empty(768), empty(768), 1e-6)
+    features = empty(2, 96, 16, 16).contiguous(memory_format=torch.channels_last)
+    window = empty(16, 16, dtype=torch.float32)
+    centre.find_centre(centre.bias_relu(features, empty(96)), empty(96), empty(6, 32), empty(6), window, 1e-4)
 
 
 if __name__ == "__main__":

@@ -83,8 +83,8 @@ def check(case: dict) -> None:
         assert kernel["spills"] == kernel["stack"] == kernel["local"] == 0, where
         assert kernel["shared"] <= 1024 * SHARED_LIMIT[capability], where
     if case["pass_"] == "frame":
-        names = ["pool_kernel", "divide_kernel", "rank_kernel", "add_layer_norm_kernel"]
-        assert [kernel["kernel"] for kernel in case["kernels"]] == names
+        layer = ["pool_kernel", "divide_kernel", "rank_kernel", "add_layer_norm_kernel"]
+        assert [kernel["kernel"] for kernel in case["kernels"]] == [*layer, "bias_relu_kernel", "centre_kernel"]
         assert case["kernels"][1]["scalar_products"] == 0
         return
     kind = "half" if case["dtype"] == "bfloat16" else "tf32" if case.get("tf32") else "ieee"

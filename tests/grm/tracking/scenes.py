@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from grm.model import GRM, Division, HeadMaps
+from grm.model import GRM, Division, HeadMaps, decode_boxes
 
 from ..model.small import small_config
 
@@ -33,10 +33,11 @@ class BrightnessEncoder(nn.Module):
 class BrightnessHead(nn.Module):
     """Scores rise with brightness; boxes have their centre in the middle of the cell, and one size."""
 
-    def forward(self, features):
+    def forward(self, features, window=None):
         score = features[:, :1].float().sigmoid().clamp(1e-4, 1 - 1e-4)
         pair = torch.ones_like(score).expand(-1, 2, -1, -1)
-        return HeadMaps(score, BOX * pair, 0.5 * pair)
+        maps = HeadMaps(score, BOX * pair, 0.5 * pair)
+        return maps, *decode_boxes(maps, window)
 
 
 def brightness_model():
