@@ -182,8 +182,7 @@ GRM_KERNEL(kForwardWarps* kWarp, 1) forward_kernel(const ForwardProblem problem,
   const int stage_keys = (layout.key_rows / kForwardKeys + kForwardStages - 1) / kForwardStages * kForwardKeys;
   GRM_NO_UNROLL for (int stage = 0; stage < kForwardStages; ++stage) {
     const Range rows = intersection({stage * stage_keys, (stage + 1) * stage_keys}, {0, layout.key_rows});
-    gather_rows(keys, rows.begin, k, order, rows.begin, rows.end - rows.begin, thread_count());
-    gather_rows(values, rows.begin, v, order, rows.begin, rows.end - rows.begin, thread_count());
+    gather_rows<D>({keys, values}, rows.begin, {k, v}, order, rows.begin, rows.end - rows.begin, thread_count());
     copy_commit();
   }
 

@@ -35,18 +35,19 @@ struct Tile {
   }
 };
 
-// Starts copying ranks [first, first + rows) of a head to rows [row, row + rows) of a tile, by all `threads` of the
-// block; zeros where there is no such rank.
-template <int D>
-GRM_DEVICE void gather_rows(const Tile<D>& tile, int row, const Head& head, const Order& order, int first, int rows,
-                            int threads) {
+// Starts copying ranks [first, first + rows) of heads with the same tokens, as keys and values, to rows [row, row +
+// rows) of a tile each, by all `threads` of the block; zeros where there is no such rank.
+template <int D, int kHeads>
+GRM_DEVICE void gather_rows(const Tile<D> (&tiles)[kHeads], int row, const Head (&heads)[kHeads], const Order& order,
+                            int first, int rows, int threads) {
   constexpr int kPieces = Tile<D>::kPieces;
   const int tokens = order.tokens();
   GRM_UNROLL for (int i = thread_index(); i < rows * kPieces; i += threads) {
     const int r = i / kPieces, index = i % kPieces, rank = first + r;
     const bool exists = rank < tokens;
-    const char* source = head.row(exists ? order.token(rank) : 0) + index * kPiece;
-    copy_async(tile.piece(row + r, index), source, exists);
+    const int token = exists ? order.token(rank) : 0;
+    GRM_UNROLL for (int j = 0; j < kHeads; ++j)
+        copy_async(tiles[j].piece(row + r, index), heads[j].row(token) + index * kPiece, exists);
   }
 }
 
