@@ -27,7 +27,8 @@ class Tiles:
 
 #: (pass, kind of products, least compute capability, most D, most N) to tiles; the first row that serves is taken.
 #: Blocks of 64 divide 320 and cut 464 to 8 (10% too many); a 128-wide block would compute 1.44 times the pairs of 320.
-#: Backward tiles of 32: with 64 the scores, dP and two accumulators do not fit the registers without spilling.
+#: Backward tiles of 32 or 16: with more the scores, dP and two accumulators do not fit the registers without spilling
+#: where the policy's gradient is made.
 TABLE: tuple[tuple[str, str, tuple[int, int], int, float, Tiles], ...] = (
     ("forward", "half", (12, 0), 64, math.inf, Tiles(block=64, tile=64, warps=4, stages=3, resident=2)),
     ("forward", "half", (10, 0), 64, math.inf, Tiles(block=64, tile=64, warps=4, stages=3, resident=2, registers=255)),
@@ -42,9 +43,9 @@ TABLE: tuple[tuple[str, str, tuple[int, int], int, float, Tiles], ...] = (
     ("backward", "half", (8, 0), 64, math.inf, Tiles(block=64, tile=32, warps=4, stages=3, resident=2)),
     ("backward", "half", (12, 0), 128, math.inf, Tiles(block=32, tile=32, warps=4, stages=2, resident=2)),
     ("backward", "half", (9, 0), 128, math.inf, Tiles(block=64, tile=32, warps=8, stages=2, resident=1)),
-    ("backward", "half", (8, 0), 128, math.inf, Tiles(block=32, tile=32, warps=4, stages=2, resident=2)),
-    ("backward", "tf32", (8, 0), 64, math.inf, Tiles(block=32, tile=32, warps=4, stages=2, resident=2, registers=255)),
-    ("backward", "tf32", (8, 0), 128, math.inf, Tiles(block=32, tile=16, warps=4, stages=2, resident=1, registers=255)),
+    ("backward", "half", (8, 0), 128, math.inf, Tiles(block=32, tile=16, warps=4, stages=2, resident=2)),
+    ("backward", "tf32", (8, 0), 64, math.inf, Tiles(block=32, tile=16, warps=4, stages=2, resident=2, registers=255)),
+    ("backward", "tf32", (8, 0), 128, math.inf, Tiles(block=16, tile=16, warps=4, stages=2, resident=1, registers=255)),
     ("backward", "ieee", (8, 0), 64, math.inf, Tiles(block=32, tile=32, warps=4, stages=2, resident=2, registers=255)),
     ("backward", "ieee", (8, 0), 128, math.inf, Tiles(block=16, tile=16, warps=4, stages=2, resident=2, registers=255)),
 )
