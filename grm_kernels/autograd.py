@@ -55,7 +55,8 @@ class AttentionFunction(torch.autograd.Function):
         else:
             *grads, grad_policy = ops.backward(ctx.backend, len(tokens) == 1)(*arguments)
         if len(tokens) == 3 and tokens[1].shape != tokens[0].shape:
-            grads[1:] = (_sum_of_groups(grad, tokens[1].shape[1]) for grad in grads[1:])
+            # (Not changed in place: to the compiler of torch 2.11 they are a tuple.)
+            grads = [grads[0], *[_sum_of_groups(grad, tokens[1].shape[1]) for grad in grads[1:]]]
         grad_policy = grad_policy.to(ctx.policy_dtype) if policy_grad else None
         return None, grad_policy, None, None, None, *grads
 
