@@ -25,7 +25,8 @@ from .options import (
 if TYPE_CHECKING:
     import torch
 
-    from ..evaluation.pool import Outcome, Plan
+    from ..evaluation.passes import Outcome
+    from ..evaluation.pool import Plan
     from ..evaluation.results import RunFolder
     from ..model import GRM
     from ..tracking.tracker import Tracker
@@ -91,6 +92,15 @@ def evaluate(
     processes: Annotated[
         int, typer.Option(metavar="N", min=1, help="Processes that share the sequences, a model in each.")
     ] = 1,
+    batch: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Sequences that a process tracks at once, a frame of each in one run of the network. Meant for a GPU, "
+            "where one frame leaves most of it idle; not tried on one.",
+        ),
+    ] = 1,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where results go; default: results/BENCHMARK/, a folder for each run."),
@@ -109,9 +119,9 @@ def evaluate(
     from ..evaluation.benchmarks import SYNTHETIC, find_benchmark, open_benchmark
     from ..evaluation.identity import run_identity
     from ..evaluation.pool import Part, plan_run, run_sequences
-    from ..evaluation.restarts import track_with_restarts
+    from ..evaluation.restarts import with_restarts
     from ..evaluation.results import RunFolder, identity_hash
-    from ..evaluation.runner import track_sequence
+    from ..evaluation.runner import one_pass
     from ..weights import DEFAULT
 
     row = find_benchmark(benchmark)
@@ -125,6 +135,9 @@ def evaluate(
     restarts = protocol is ProtocolName.restarts
     if restarts:
         more["protocol"] = ProtocolName.restarts.value
+    if batch > 1:
+        # What the network computes of a frame may differ in its last bits with what else is in the batch.
+        more["batch"] = batch
     identity = run_identity(model, benchmark, device=device, dtype=dtype.dtype, settings=more)
     label = label or Path(weights or config or DEFAULT).stem
     folder = output or Path("results") / benchmark / f"{label}-{identity_hash(identity)[:8]}"
@@ -152,7 +165,8 @@ def evaluate(
                 plan.left,
                 run,
                 make,
-                track=track_with_restarts if restarts else track_sequence,
+                protocol=with_restarts if restarts else one_pass,
+                batch=batch,
                 processes=processes,
                 advance=bar.advance,
             )

@@ -20,6 +20,8 @@ _SOURCES = (
     "grm.data.readers",
     "grm.data.sequence",
     "grm.data.synthetic",
+    "grm.evaluation.passes",
+    "grm.evaluation.restarts",
     "grm.evaluation.runner",
     "grm.media",
     "grm.model",

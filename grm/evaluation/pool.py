@@ -4,43 +4,24 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ..boxes import Boxes
-from ..crop import Image
 from ..data import VideoSequence
 from ..errors import DataError, GrmError
+from .passes import Advance, Outcome, Protocol, failed, mean_overlap_of, track_all
 from .results import Results, RunFolder, check_name
-from .runner import FrameTracker, Trajectory, overlaps, track_sequence
+from .runner import FrameTracker, one_pass
 
 #: Makes a tracker in the process that uses it, given the number of that process, from 0 on. It can be pickled.
 TrackerFactory = Callable[[int], FrameTracker]
-#: How a sequence is tracked; can be pickled.
-Track = Callable[[FrameTracker, VideoSequence], Trajectory]
-#: Told of so many frames more that were read.
-Advance = Callable[[int], object]
-# Seconds between two such messages of a process.
-_TOLD_EVERY = 0.5
-
-
-class Outcome(NamedTuple):
-    """How one sequence went."""
-
-    name: str
-    frames: int
-    #: Seconds that the tracker took; 0 where the results were there already.
-    seconds: float
-    #: Mean IoU of the frames after the first that have a box; NaN where none has.
-    overlap: float
-    #: What went wrong, in one line; None: the results are on the disk.
-    fault: str | None = None
+# `track_all` of a run, given a tracker and the numbers of sequences; can be pickled.
+_TrackAll = Callable[..., Iterator[tuple[int, Outcome]]]
 
 
 class Plan(NamedTuple):
@@ -87,7 +68,7 @@ def plan_run(sequences: Sequence[VideoSequence], run: RunFolder, part: Part = WH
             name = sequence.name
             length, finished = len(sequence), run.is_finished(sequence)
         except (GrmError, OSError) as error:
-            known.append(_failed(name, error))
+            known.append(failed(name, error))
             continue
         check_name(name)
         if name in names:
@@ -95,7 +76,7 @@ def plan_run(sequences: Sequence[VideoSequence], run: RunFolder, part: Part = WH
         names.add(name)
         if finished:
             results = results or Results(run.folder)
-            known.append(Outcome(name, length, 0.0, _mean_overlap(results.boxes(name)[0], sequence)))
+            known.append(Outcome(name, length, 0.0, mean_overlap_of(results.boxes(name)[0], sequence)))
         else:
             lengths[number] = length
     return Plan(known, sorted(lengths, key=lambda number: -lengths[number]), sum(lengths.values()))
@@ -107,7 +88,8 @@ def run_sequences(
     run: RunFolder,
     make_tracker: TrackerFactory,
     *,
-    track: Track = track_sequence,
+    protocol: Protocol = one_pass,
+    batch: int = 1,
     processes: int = 1,
     advance: Advance = lambda frames: None,
 ) -> Iterator[Outcome]:
@@ -118,7 +100,8 @@ def run_sequences(
         left: numbers of those to track, as of `plan_run`.
         run: where the results go.
         make_tracker: called once in each process.
-        track: how a sequence is tracked: `track_sequence` or `grm.evaluation.restarts.track_with_restarts`.
+        protocol: how a sequence is tracked: `one_pass` or `grm.evaluation.restarts.with_restarts`; can be pickled.
+        batch: so many sequences at once in each process, see `grm.evaluation.passes.track_all`.
         processes: with 1, everything happens in this one.
         advance: called in this process.
 
@@ -132,39 +115,32 @@ def run_sequences(
     left = list(left)
     if not left:
         return
+    track = partial(track_all, sequences=sequences, run=run, protocol=protocol, batch=batch)
     if processes == 1 or len(left) == 1:
-        tracker = make_tracker(0)
-        for number in left:
-            yield _track_one(tracker, track, sequences, number, run, advance)
+        yield from (outcome for _, outcome in track(make_tracker(0), numbers=left, advance=advance))
         return
-    with closing(_Workers(sequences, run, make_tracker, track, min(processes, len(left)))) as workers:
+    with closing(_Workers(sequences, make_tracker, track, min(processes, len(left)))) as workers:
         yield from workers.work_off(left, advance)
 
 
 class _Workers:
-    """Processes that are handed one sequence after the other, each through a pipe of its own."""
+    """Processes that are handed sequences as they ask for them, each through a pipe of its own."""
 
     def __init__(
-        self,
-        sequences: Sequence[VideoSequence],
-        run: RunFolder,
-        make_tracker: TrackerFactory,
-        track: Track,
-        count: int,
+        self, sequences: Sequence[VideoSequence], make_tracker: TrackerFactory, track: _TrackAll, count: int
     ) -> None:
         self._sequences = sequences
         # Not forked: threads and CUDA do not survive it.
         context = multiprocessing.get_context("spawn")
         self._processes: dict[Connection, Any] = {}
-        #: The number of the sequence that each process is at.
-        self._at: dict[Connection, int | None] = {}
+        #: The numbers of the sequences that each process is at.
+        self._at: dict[Connection, set[int]] = {}
         for number in range(count):
             ours, theirs = context.Pipe()
-            job = (theirs, number, sequences, run, make_tracker, track)
-            process = context.Process(target=_work, args=job, daemon=True)
+            process = context.Process(target=_work, args=(theirs, number, make_tracker, track), daemon=True)
             process.start()
             theirs.close()
-            self._processes[ours], self._at[ours] = process, None
+            self._processes[ours], self._at[ours] = process, set()
 
     def work_off(self, left: list[int], advance: Advance) -> Iterator[Outcome]:
         """Hands out sequences until all processes have ended."""
@@ -182,10 +158,15 @@ class _Workers:
                     advance(message)
                     continue
                 if message is not None:
-                    yield message
-                self._at[pipe] = queue.pop() if queue else None
+                    number, outcome = message
+                    self._at[pipe].discard(number)
+                    yield outcome
+                    continue
+                handed = queue.pop() if queue else None
+                if handed is not None:
+                    self._at[pipe].add(handed)
                 try:
-                    pipe.send(self._at[pipe])
+                    pipe.send(handed)
                 except BrokenPipeError:
                     continue  # it died: reading from it says so next
         for number in reversed(queue):
@@ -194,8 +175,8 @@ class _Workers:
     def _bury(self, pipe: Connection) -> Iterator[Outcome]:
         process, at = self._processes.pop(pipe), self._at.pop(pipe)
         process.join()
-        if at is not None:
-            yield self._untracked(at, f"its process ended with status {process.exitcode}")
+        for number in sorted(at):
+            yield self._untracked(number, f"its process ended with status {process.exitcode}")
 
     def _untracked(self, number: int, fault: str) -> Outcome:
         return Outcome(self._sequences[number].name, 0, 0.0, np.nan, fault)
@@ -208,15 +189,8 @@ class _Workers:
             process.join()
 
 
-def _work(
-    pipe: Connection,
-    number: int,
-    sequences: Sequence[VideoSequence],
-    run: RunFolder,
-    make_tracker: TrackerFactory,
-    track: Track,
-) -> None:
-    """A process: says None when it is ready, then how each sequence went that it is handed; ends when handed None."""
+def _work(pipe: Connection, number: int, make_tracker: TrackerFactory, track: _TrackAll) -> None:
+    """A process: says None when it wants a sequence, and how each went with its number; ends when handed None."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that waits for this one
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
@@ -224,9 +198,15 @@ def _work(
     except (GrmError, OSError) as error:
         pipe.send(error)
         return
+    for ended in track(tracker, numbers=_handed(pipe), advance=pipe.send):
+        pipe.send(ended)
+
+
+def _handed(pipe: Connection) -> Iterator[int]:
     pipe.send(None)
     while (at := pipe.recv()) is not None:
-        pipe.send(_track_one(tracker, track, sequences, at, run, pipe.send))
+        yield at
+        pipe.send(None)
 
 
 def _end_with_parent() -> None:
@@ -234,71 +214,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-class _Watched:
-    """A sequence that tells how many of its frames are read."""
-
-    def __init__(self, sequence: VideoSequence, advance: Advance) -> None:
-        self._sequence, self._advance = sequence, advance
-        self._read, self._told_at = 0, time.monotonic()
-        self.name = sequence.name
-
-    @property
-    def boxes(self) -> Boxes:
-        """(N, 4), see `VideoSequence.boxes`."""
-        return self._sequence.boxes
-
-    @property
-    def visible(self) -> NDArray[np.bool_]:
-        """(N,), see `VideoSequence.visible`."""
-        return self._sequence.visible
-
-    def __len__(self) -> int:
-        return len(self._sequence)
-
-    def frame(self, index: int) -> Image:
-        """Frame `index`, counted as read."""
-        self._read += 1
-        if time.monotonic() - self._told_at > _TOLD_EVERY:
-            self.tell()
-        return self._sequence.frame(index)
-
-    def tell(self) -> None:
-        """Tells of the frames that were read since the last time."""
-        self._advance(self._read)
-        self._read, self._told_at = 0, time.monotonic()
-
-
-def _track_one(
-    tracker: FrameTracker,
-    track: Track,
-    sequences: Sequence[VideoSequence],
-    number: int,
-    run: RunFolder,
-    advance: Advance,
-) -> Outcome:
-    name = f"sequence {number + 1}"
-    try:
-        sequence = sequences[number]
-        name = sequence.name
-        watched = _Watched(sequence, advance)
-        trajectory = track(tracker, watched)
-        watched.tell()
-        run.write(sequence, trajectory)
-        seconds = float(trajectory.seconds[1:].sum())
-        return Outcome(name, len(sequence), seconds, _mean_overlap(trajectory.boxes, sequence))
-    except Exception as error:  # whatever it is, the other sequences go on
-        return _failed(name, error)
-
-
-def _failed(name: str, error: Exception) -> Outcome:
-    text = (str(error).splitlines() or [""])[0]
-    fault = text if isinstance(error, GrmError | OSError) else f"{type(error).__name__}: {text}"
-    return Outcome(name, 0, 0.0, np.nan, fault)
-
-
-def _mean_overlap(boxes: Boxes, sequence: VideoSequence) -> float:
-    values = overlaps(boxes, sequence)[1:]
-    values = values[np.isfinite(values)]
-    return float(values.mean()) if len(values) else np.nan

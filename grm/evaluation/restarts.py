@@ -5,15 +5,13 @@ the mean overlap without the ten frames from each initialisation on, which are e
 failures. Over sequences both are means by the number of frames.
 """
 
-import time
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ..boxes import Boxes, has_box, iou
 from ..data import VideoSequence
 from ..errors import DataError
-from .runner import FrameTracker, Trajectory
+from .runner import FrameTracker, Look, Pass, Trajectory, complete
 
 #: From a failure to the initialisation after it, in frames.
 SKIPPED = 5
@@ -21,8 +19,8 @@ SKIPPED = 5
 BURN_IN = 10
 
 
-def track_with_restarts(tracker: FrameTracker, sequence: VideoSequence) -> Trajectory:
-    """Tracks a sequence and starts anew after each failure; a frame without a true box is no failure.
+def with_restarts(sequence: VideoSequence) -> Pass:
+    """A sequence in which a tracker starts anew after each failure; a frame without a true box is no failure.
 
     Returns:
         boxes, NaN from a failure to the next initialisation, which has the true box.
@@ -39,19 +37,21 @@ def track_with_restarts(tracker: FrameTracker, sequence: VideoSequence) -> Traje
     for index in range(count):
         if not tracking and (index < start or not known[index]):
             continue
-        frame, begin = sequence.frame(index), time.perf_counter()
+        result, seconds[index] = yield Look(sequence.frame(index), None if tracking else truth[index])
         if not tracking:
-            tracker.initialize(frame, truth[index])
             boxes[index], tracking = truth[index], True
+            continue
+        scores[index] = result.score
+        if known[index] and not iou(result.box, truth[index]) > 0:
+            start, tracking = index + SKIPPED, False
         else:
-            result = tracker.track(frame)
-            scores[index] = result.score
-            if known[index] and not iou(result.box, truth[index]) > 0:
-                start, tracking = index + SKIPPED, False
-            else:
-                boxes[index] = result.box
-        seconds[index] = time.perf_counter() - begin
+            boxes[index] = result.box
     return Trajectory(boxes, scores, seconds)
+
+
+def track_with_restarts(tracker: FrameTracker, sequence: VideoSequence) -> Trajectory:
+    """Tracks a sequence as `with_restarts` says; errors as of that, and of the tracker."""
+    return complete(tracker, with_restarts(sequence))
 
 
 def accuracy_and_failures(boxes: Boxes, truth: Boxes) -> tuple[float, int]:

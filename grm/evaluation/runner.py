@@ -1,7 +1,7 @@
 """The one loop over the frames of a video: initialise a tracker, track, compare with the truth."""
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -42,8 +42,53 @@ class Trajectory(NamedTuple):
     boxes: Boxes
     #: (N,) of the tracker; NaN in the first frame, and where it gives none.
     scores: NDArray[np.float64]
-    #: (N,) seconds that the tracker took for each frame, reading it not included.
+    #: (N,) seconds that the tracker took for each frame, reading it not included. Of several sequences that are tracked
+    #: at once, an equal share of the time of all their frames.
     seconds: NDArray[np.float64]
+
+
+class Look(NamedTuple):
+    """What is to be done next with a frame."""
+
+    frame: Image
+    #: (4,) of the target that the tracker is to be shown there; None: it is to find it.
+    box: Boxes | None = None
+
+
+class Seen(NamedTuple):
+    """What came of it."""
+
+    #: What `track` returned; None where the tracker was shown its target.
+    result: Any
+    #: Seconds that the tracker took.
+    seconds: float
+
+
+#: A sequence under some protocol: asks for one look after the other, is sent what was seen, and ends with what came of
+#: all. Whoever looks may do so for several sequences at once.
+Pass = Generator[Look, Seen, Trajectory]
+
+
+def look_once(tracker: FrameTracker, look: Look) -> Seen:
+    """Has a tracker do what is asked."""
+    start = time.perf_counter()
+    result = None
+    if look.box is None:
+        result = tracker.track(look.frame)
+    else:
+        tracker.initialize(look.frame, look.box)
+    return Seen(result, time.perf_counter() - start)
+
+
+def complete(tracker: FrameTracker, going: Pass) -> Trajectory:
+    """Does all that a sequence asks for, with one tracker."""
+    try:
+        look = next(going)
+        while True:
+            look = going.send(look_once(tracker, look))
+    except StopIteration as end:
+        trajectory: Trajectory = end.value
+        return trajectory
 
 
 def follow(tracker: FrameTracker, frames: Iterable[Image], box: Boxes) -> Iterator[Step]:
@@ -56,17 +101,12 @@ def follow(tracker: FrameTracker, frames: Iterable[Image], box: Boxes) -> Iterat
 
     """
     for number, frame in enumerate(frames):
-        result = None
-        start = time.perf_counter()
-        if number == 0:
-            tracker.initialize(frame, box)
-        else:
-            result = tracker.track(frame)
-        yield Step(number, frame, result, time.perf_counter() - start)
+        seen = look_once(tracker, Look(frame, None if number else box))
+        yield Step(number, frame, seen.result, seen.seconds)
 
 
-def track_sequence(tracker: FrameTracker, sequence: VideoSequence) -> Trajectory:
-    """Tracks a sequence from its first box to its last frame (one pass evaluation).
+def one_pass(sequence: VideoSequence) -> Pass:
+    """One pass evaluation: from the first box of a sequence to its last frame.
 
     Raises:
         DataError: the first frame has no box, or a frame cannot be read.
@@ -75,10 +115,17 @@ def track_sequence(tracker: FrameTracker, sequence: VideoSequence) -> Trajectory
     box = sequence.boxes[0]
     if not has_box(box):
         raise DataError(f"{sequence.name}: expected a box in the first frame")
-    steps = list(follow(tracker, (sequence.frame(i) for i in range(len(sequence))), box))
-    boxes = np.stack([box, *(step.result.box for step in steps[1:])])
-    scores = np.array([np.nan, *(float(getattr(step.result, "score", np.nan)) for step in steps[1:])])
-    return Trajectory(boxes, scores, np.array([step.seconds for step in steps]))
+    seen = []
+    for index in range(len(sequence)):
+        seen.append((yield Look(sequence.frame(index), None if index else box)))
+    boxes = np.stack([box, *(one.result.box for one in seen[1:])])
+    scores = np.array([np.nan, *(float(getattr(one.result, "score", np.nan)) for one in seen[1:])])
+    return Trajectory(boxes, scores, np.array([one.seconds for one in seen]))
+
+
+def track_sequence(tracker: FrameTracker, sequence: VideoSequence) -> Trajectory:
+    """Tracks a sequence in one pass; errors as of `one_pass`, and of the tracker."""
+    return complete(tracker, one_pass(sequence))
 
 
 def overlaps(boxes: Boxes, sequence: VideoSequence) -> NDArray[np.float64]:

@@ -1,8 +1,9 @@
-"""Search crops cut out on the device of the model: one copy to it brings the frame and where to cut.
+"""Search crops cut out on the device of the model: one copy to it brings the frames and where to cut.
 
 The same samples and weights as OpenCV's bilinear scaling (`grm.crop.crop_image`), which rounds them to fixed point.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,37 +12,44 @@ from torch import Tensor
 
 from ..crop import CropRegion, Image
 
-# Numbers of 8 bytes in front of the pixels: height and width of the frame, then top, left and side of each region.
-_OF_FRAME, _OF_REGION, _BYTES = 2, 3, 8
+#: A frame (height, width, 3) uint8, of any strides, and the regions to cut out of it.
+View = tuple[Image, Sequence[CropRegion]]
+
+# Numbers of 8 bytes in front of the pixels, for each region: height and width of its frame, the place of the frame's
+# first pixel among all, then top, left and side of the region.
+_OF_REGION, _BYTES = 6, 8
 
 
 class PackedCrops(NamedTuple):
-    """A frame and the regions to cut out of it, on the way to a device."""
+    """Frames and the regions to cut out of them, on the way to a device."""
 
-    #: (bytes,) uint8 on the host: the numbers, then the frame's pixels.
+    #: (bytes,) uint8 on the host: the numbers, then the pixels of all frames.
     data: Tensor
     #: Of regions, M.
     regions: int
 
 
-def pack_crops(frame: Image, regions: list[CropRegion], *, pinned: bool) -> PackedCrops:
-    """Copies a frame (height, width, 3) and regions of it together.
+def pack_crops(views: Sequence[View], *, pinned: bool) -> PackedCrops:
+    """Copies frames and regions of them together.
 
     Args:
-        frame: any strides.
-        regions: M of them.
+        views: of M regions in all.
         pinned: into memory that a GPU copies from by itself; torch keeps such memory and hands it out again.
 
     """
-    start = _start(len(regions))
-    data = torch.empty(start + frame.size, dtype=torch.uint8, pin_memory=pinned)
+    count = sum(len(regions) for _, regions in views)
+    start = _start(count)
+    data = torch.empty(start + sum(frame.size for frame, _ in views), dtype=torch.uint8, pin_memory=pinned)
     array = data.numpy()
-    numbers = [frame.shape[0], frame.shape[1]]
-    for region in regions:
-        numbers += [region.top, region.left, region.side]
+    numbers: list[int] = []
+    place = 0
+    for frame, regions in views:
+        for region in regions:
+            numbers += [*frame.shape[:2], place // 3, region.top, region.left, region.side]
+        array[start + place : start + place + frame.size].reshape(frame.shape)[:] = frame
+        place += frame.size
     array[:start].view(np.int64)[:] = numbers
-    array[start:].reshape(frame.shape)[:] = frame
-    return PackedCrops(data, len(regions))
+    return PackedCrops(data, count)
 
 
 def cut_crops(data: Tensor, count: int, size: int) -> Tensor:
@@ -57,11 +65,12 @@ def cut_crops(data: Tensor, count: int, size: int) -> Tensor:
 
     """
     start = _start(count)
-    numbers = data[:start].view(torch.int64)
-    extent, regions = numbers[:_OF_FRAME], numbers[_OF_FRAME:].view(count, _OF_REGION)
-    index, weights = _samples(regions[:, :2], regions[:, 2:], extent, size)
+    numbers = data[:start].view(torch.int64).view(count, _OF_REGION)
+    extent, begin, first, side = numbers.split((2, 1, 2, 1), dim=1)
+    index, weights = _samples(first, side, extent, size)
     (rows, columns), (row_weights, column_weights) = index.unbind(1), weights.unbind(1)
-    taps = data[start:].view(-1, 3)[rows[:, :, None, :, None] * extent[1] + columns[:, None, :, None, :]]
+    rows = begin[:, :, None] + rows * extent[:, 1:, None]
+    taps = data[start:].view(-1, 3)[rows[:, :, None, :, None] + columns[:, None, :, None, :]]
     shares = row_weights[:, :, None, :, None] * column_weights[:, None, :, None, :]
     return (taps * shares[..., None]).sum((1, 2)).permute(0, 3, 1, 2)
 
@@ -75,7 +84,7 @@ def _samples(first: Tensor, side: Tensor, extent: Tensor, size: int) -> tuple[Te
     Args:
         first: (M, 2) row and column at which the regions begin.
         side: (M, 1) of the regions.
-        extent: (2,) rows and columns of the frame.
+        extent: (M, 2) rows and columns of their frames.
         size: of the crops.
 
     """
@@ -84,11 +93,11 @@ def _samples(first: Tensor, side: Tensor, extent: Tensor, size: int) -> tuple[Te
     part = (place - 2 * size * whole).float() / (2 * size)
     whole = torch.minimum(torch.stack([whole, whole + 1], dim=1).clamp(min=0), side[:, None] - 1)
     index = first[..., None, None] + whole[:, None]
-    last = extent[:, None, None] - 1
+    last = extent[..., None, None] - 1
     weights = torch.stack([1 - part, part], dim=1)[:, None] * ((index >= 0) & (index < last))
     return torch.minimum(index.clamp(min=0), last), weights
 
 
 def _start(count: int) -> int:
     """Where the pixels begin."""
-    return _BYTES * (_OF_FRAME + _OF_REGION * count)
+    return _BYTES * _OF_REGION * count

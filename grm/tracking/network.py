@@ -1,5 +1,6 @@
 """A GRM model made ready to track: crops in, predictions out."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -8,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ..config import ModelConfig
-from ..crop import CropRegion, Image, crop_image
+from ..crop import Image, crop_image
 from ..model import GRM, Division, normalize_images
 from ..model.encoder import check_backend
-from .device_crop import PackedCrops, cut_crops, pack_crops
+from .device_crop import PackedCrops, View, cut_crops, pack_crops
 from .recorded import RecordedStep
 
 # Of a target: x, y, width, height and score in float32.
@@ -43,7 +44,8 @@ class Network(Protocol):
     def __call__(self, template: Any, crops: Any) -> Located:
         """Finds M targets, given what `template_tokens` made of their templates, in their search crops.
 
-        The crops are a list of (size, size, 3); of a network that has a method `crops(frame, regions)`, what that made.
+        The crops are a list of (size, size, 3); of a network that has a method `crops(views)`, what that made of frames
+        and their regions.
         """
 
 
@@ -107,11 +109,11 @@ class TrackingNetwork:
         told = torch.from_numpy(boxes.astype(np.float32)).to(self.device)
         return self.model.template_tokens(self.images(crops), told)
 
-    def crops(self, frame: Image, regions: list[CropRegion]) -> list[Image] | PackedCrops:
-        """Search crops (size, size, 3) of M regions of a frame; or, where the device cuts them out, what it needs."""
+    def crops(self, views: Sequence[View]) -> list[Image] | PackedCrops:
+        """Search crops (size, size, 3) of M regions of frames; or, where the device cuts them out, what it needs."""
         if self._crop_on_device:
-            return pack_crops(frame, regions, pinned=self.device.type == "cuda")
-        return [crop_image(frame, region, self.config.search.size) for region in regions]
+            return pack_crops(views, pinned=self.device.type == "cuda")
+        return cut_views(views, self.config.search.size)
 
     def images(self, crops: list[Image] | PackedCrops) -> Tensor:
         """Crops as the model reads them: (M, 3, size, size), normalised, in its dtype, where it is."""
@@ -154,6 +156,11 @@ class TrackingNetwork:
         prediction = self.model(template, normalize_images(searches, self.dtype), self.window)
         divisions = torch.stack([_decided(division) for division in prediction.divisions], dim=1)
         return torch.cat([prediction.boxes, prediction.scores.unsqueeze(1)], dim=1), divisions
+
+
+def cut_views(views: Sequence[View], size: int) -> list[Image]:
+    """The regions of some frames, each cut out by OpenCV: (size, size, 3)."""
+    return [crop_image(frame, region, size) for frame, regions in views for region in regions]
 
 
 def _downloaded(found: Tensor) -> NDArray[np.uint8]:

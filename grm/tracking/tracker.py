@@ -1,5 +1,6 @@
 """The tracker: from the frames of a video to the boxes of one target or several."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, get_args
 
 import numpy as np
@@ -11,7 +12,8 @@ from ..crop import BoxMapping, CropRegion, Image, crop_image, crop_region
 from ..errors import BoxError, FrameError, NonFiniteError
 from ..model import GRM
 from .certainty import states_of
-from .network import Located, Network, TrackingNetwork
+from .device_crop import View
+from .network import Located, Network, TrackingNetwork, cut_views
 
 _NO_TARGET = "the tracker has no target yet: call initialize(frame, box) first"
 
@@ -181,14 +183,15 @@ class Tracker:
 
         These are a list of (size, size, 3), or what a network makes of the frame that cuts them out on its device.
         """
+        regions = self.search_regions(frame)
+        return regions, search_crops(self.network, [(frame, regions)])
+
+    def search_regions(self, frame: Image) -> list[CropRegion]:
+        """Where each target is searched for; errors of a frame, or without a target, as of `track`."""
         _check_frame(frame)
         if self.boxes is None:
             raise RuntimeError(_NO_TARGET)
-        crop = self.config.search
-        regions = [crop_region(box, crop.factor) for box in self.boxes]
-        if cut := getattr(self.network, "crops", None):
-            return regions, cut(frame, regions)
-        return regions, [crop_image(frame, region, crop.size) for region in regions]
+        return [crop_region(box, self.config.search.factor) for box in self.boxes]
 
     def locate(self, crops: Any) -> Located:
         """The second step of `track`: what the network sees in the crops."""
@@ -204,6 +207,13 @@ class Tracker:
         states = states_of(located.scores, self.config.certainty)
         track = Track(self.boxes.copy(), located.scores, located.divisions, regions, states)
         return Track(*(field[0] for field in track)) if self._one_target else track
+
+
+def search_crops(network: Network, views: Sequence[View]) -> Any:
+    """The crops of regions of frames: a list of (size, size, 3), or what the network makes of the frames itself."""
+    if cut := getattr(network, "crops", None):
+        return cut(views)
+    return cut_views(views, network.config.search.size)
 
 
 def _check_frame(frame: Image) -> None:

@@ -11,10 +11,15 @@ import numpy as np
 import pytest
 
 from grm.errors import DataError
+from grm.evaluation import passes
 from grm.evaluation.pool import plan_run, run_sequences
 from grm.evaluation.report import compare
+from grm.evaluation.restarts import with_restarts
 from grm.evaluation.results import Results, RunFolder
+from grm.evaluation.runner import one_pass
+from grm.tracking import Tracker
 
+from ..tracking.scenes import brightness_model, square_video
 from . import stand_in
 from .stand_in import Drifting, Videos, evaluate
 
@@ -97,6 +102,75 @@ def test_failures_stay_alone(tmp_path):
     outcomes = evaluate(tmp_path / "run", Failing(6), 1)
     assert {o.name: o.fault for o in outcomes if o.fault} == FAULTS
     assert Results(tmp_path / "run").names == ["video-0", "video-4", "video-5"]
+
+
+class Squares(Failing):
+    """A bright square that wanders, in frames of a size for each; the same failures, and a frame that is none."""
+
+    def __getitem__(self, number):
+        video = super().__getitem__(number)
+        corners = [(40 + (7 * i * (number + 1)) % 19, 30 + 3 * i % 11) for i in range(len(video))]
+        frames = square_video(corners, 90 + 10 * number, 160 - 10 * number)
+        video.boxes = np.where(np.isfinite(video.boxes), [(x, y, 16, 16) for x, y in corners], np.nan)
+        if number == 5:
+            frames[3] = 0
+        if video.frame is not None:
+            video.frame = lambda index: frames[index][: 5 if number == 5 and index == 3 else None]
+        return video
+
+
+def track_squares(folder, sequences=8, protocol=one_pass, **more):
+    run = RunFolder(folder, stand_in.IDENTITY)
+    plan = plan_run(Squares(sequences), run)
+    going = run_sequences(Squares(sequences), plan.left, run, brightness_tracker, protocol=protocol, **more)
+    return {outcome.name: outcome for outcome in (*plan.known, *going)}
+
+
+def brightness_tracker(number):
+    return Tracker(brightness_model())
+
+
+@pytest.mark.parametrize("protocol", [one_pass, with_restarts])
+def test_a_batch_gives_what_one_at_a_time_gives(tmp_path, protocol):
+    """Files bit for bit, though frames have other sizes and sequences end at other times; failures stay alone."""
+    one = track_squares(tmp_path / "one", protocol=protocol)
+    frames = []
+    some = track_squares(tmp_path / "some", protocol=protocol, batch=3, advance=frames.append)
+    assert contents(tmp_path / "one") == contents(tmp_path / "some") and len(contents(tmp_path / "one")) == 8
+    assert {o.name: o.fault for o in one.values()} == {o.name: o.fault for o in some.values()}
+    faults = {name: o.fault for name, o in some.items() if o.fault}
+    assert set(faults) == {*FAULTS, "video-5"} and "pixels or more each way" in faults["video-5"]
+    assert sum(frames) == sum(outcome.frames for outcome in some.values())
+
+
+def test_a_batch_goes_on_where_another_stopped(tmp_path):
+    whole = track_squares(tmp_path / "whole", batch=4)
+    run = RunFolder(tmp_path / "part", stand_in.IDENTITY)
+    going = run_sequences(Squares(8), plan_run(Squares(8), run).left, run, brightness_tracker, batch=3)
+    next(outcome for outcome in going if outcome.fault is None)
+    going.close()
+    assert len(Results(run.folder).names) == 1
+    assert track_squares(run.folder, batch=4).keys() == whole.keys()
+    assert contents(run.folder) == contents(tmp_path / "whole")
+
+
+def test_the_time_of_a_batch_is_shared(tmp_path, monkeypatch):
+    """Four frames take a second together: a quarter each, so that a run's seconds are those that it took."""
+    clock = iter(range(10**6))
+    monkeypatch.setattr(passes.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(Squares, "__getitem__", lambda self, number: stand_in.Video(number, 6))
+    monkeypatch.setattr(stand_in.Video, "frame", lambda self, index: square_video([(60, 50)])[0])
+    track_squares(tmp_path / "run", 4, batch=4)
+    seconds = np.array([Results(tmp_path / "run").times(f"video-{number}")[1:, 0] for number in range(4)])
+    assert (seconds == 0.25).all() and seconds.sum() == 5
+
+
+@pytest.mark.slow
+def test_batches_in_processes(tmp_path):
+    one = track_squares(tmp_path / "one")
+    two = track_squares(tmp_path / "two", batch=2, processes=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two") and one.keys() == two.keys()
+    assert {o.name: o.fault for o in one.values()} == {o.name: o.fault for o in two.values()}
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ REGIONS = [
 
 @pytest.mark.parametrize("size", [32, 64, 45])
 def test_crops_are_those_of_opencv(size):
-    packed = pack_crops(FRAME, REGIONS, pinned=False)
+    packed = pack_crops([(FRAME, REGIONS)], pinned=False)
     cut = cut_crops(packed.data, packed.regions, size).permute(0, 2, 3, 1).numpy()
     for region, crop in zip(REGIONS, cut, strict=True):
         assert np.abs(crop - crop_image(FRAME, region, size)).max() <= LEVELS, region
@@ -41,7 +41,7 @@ def test_crops_are_those_of_opencv(size):
 def test_crops_are_bilinear(size):
     """Against the definition written out, in float64, pixel by pixel."""
     for region in REGIONS[::5]:
-        data = pack_crops(FRAME, [region], pinned=False).data
+        data = pack_crops([(FRAME, [region])], pinned=False).data
         got = cut_crops(data, 1, size)[0].permute(1, 2, 0).numpy()
         shown = np.zeros((region.side, region.side, 3))
         for row in range(region.side):
@@ -59,11 +59,20 @@ def test_crops_are_bilinear(size):
 
 def test_frames_of_any_strides_and_of_fewer_pixels_than_there_is_room_for():
     region = [CropRegion(40, 30, 50)]
-    data = pack_crops(FRAME, region, pinned=False).data
-    mirrored = pack_crops(np.ascontiguousarray(FRAME[:, ::-1])[:, ::-1], region, pinned=False).data
+    data = pack_crops([(FRAME, region)], pinned=False).data
+    mirrored = pack_crops([(np.ascontiguousarray(FRAME[:, ::-1])[:, ::-1], region)], pinned=False).data
     longer = torch.cat([data, torch.full((30,), 255, dtype=torch.uint8)])
     assert torch.equal(mirrored, data)
     assert torch.equal(cut_crops(longer, 1, 32), cut_crops(data, 1, 32))
+
+
+def test_crops_of_several_frames_are_those_of_each():
+    """Bit for bit, whatever their sizes; a frame may have no region."""
+    frames = [FRAME, FRAME[:40, ::2], np.ascontiguousarray(FRAME[::-1, :77])]
+    views = [(frames[0], REGIONS[:3]), (frames[1], []), (frames[1], REGIONS[5:9]), (frames[2], REGIONS[9:10])]
+    packed = pack_crops(views, pinned=False)
+    alone = [cut_crops(pack_crops([view], pinned=False).data, len(view[1]), 45) for view in views if view[1]]
+    assert packed.regions == 8 and torch.equal(cut_crops(packed.data, 8, 45), torch.cat(alone))
 
 
 def track(tracker, frames, boxes):
@@ -150,7 +159,7 @@ def test_a_recorded_step_serves_frames_that_are_no_larger(recording):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_crops_of_a_gpu():
-    packed = pack_crops(FRAME, REGIONS, pinned=True)
+    packed = pack_crops([(FRAME, REGIONS)], pinned=True)
     expected = cut_crops(packed.data, packed.regions, 64)
     got = cut_crops(packed.data.to("cuda", non_blocking=True), packed.regions, 64).cpu()
     assert got.numpy() == pytest.approx(expected.numpy(), abs=FLOAT)
