@@ -1,7 +1,7 @@
 """What a tracker bears: ``python -m benchmarks.robustness [--weights FILE] [--count N]``.
 
-The same held-out synthetic sequences again and again, each time with something else that goes wrong. What the score is
-worth is told by the bounds that the weights keep, see `grm bounds`.
+The same held-out synthetic sequences again and again, each time with something else that goes wrong. What the scores
+are worth is told by their running mean and the bounds that the weights keep, see `grm bounds`.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from grm.evaluation.failures import lost_at
 from grm.evaluation.presence import presence
 from grm.model import load_model
 from grm.tracking import Tracker
-from grm.tracking.certainty import LOST, states_of
+from grm.tracking.certainty import LOST, running_means, states_of
 from grm.weights import DEFAULT, find_weights
 
 #: What goes wrong, and the keys of `SyntheticConfig` that make it so.
@@ -69,12 +69,13 @@ def describe(tracker: Tracker, changes: dict[str, object], usual: list[float], c
     if not usual:
         usual += each
     gaps = np.array(each) - usual
-    scores, held = (np.concatenate([getattr(one, name) for one in followed]) for name in ("scores", "held"))
-    found = presence([scores], [held])
-    said_lost = states_of(scores, tracker.config.certainty) == LOST
+    means, held = [running_means(one.scores) for one in followed], [one.held for one in followed]
+    found = presence(means, held)
+    said_lost = states_of(np.concatenate(means), tracker.config.certainty) == LOST
+    is_held = np.concatenate(held)
     return {
         "changes": changes,
-        "frames": len(scores),
+        "frames": len(is_held),
         "ao": float(np.mean(each)),
         "difference": float(gaps.mean()),
         "standard_error": float(gaps.std(ddof=1) / count**0.5) if count > 1 else None,
@@ -83,7 +84,7 @@ def describe(tracker: Tracker, changes: dict[str, object], usual: list[float], c
         "auc": None if found is None else found.auc,
         "called_lost": {
             name: float(said_lost[which].mean()) if which.any() else None
-            for name, which in (("held", held), ("other", ~held))
+            for name, which in (("held", is_held), ("other", ~is_held))
         },
     }
 

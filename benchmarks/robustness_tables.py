@@ -11,7 +11,7 @@ def robustness_tables(record: dict) -> list[Table]:
         "against the first row",
         "lost",
         "found again",
-        "ROC AUC of the score",
+        "ROC AUC",
         "held, called lost",
         "not held, called lost",
     ]
@@ -42,5 +42,6 @@ def robustness_caption(record: dict) -> str:
         "over sequences of the mean overlap in the frames after the first in which the target is in sight; ± one "
         "standard error of the paired difference. Lost: sequences with five such frames in a row below 0.1; found "
         "again: those of them with an overlap above a half later. Held: in sight, and overlapped by more than half. "
-        f"Called lost: a score below {bounds['lost_below']}, the bound of these weights."
+        "ROC AUC: of the running mean of the scores, telling held frames from the others. Called lost: a running mean "
+        f"below {bounds['lost_below']}, the bound of these weights."
     )

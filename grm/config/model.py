@@ -176,9 +176,10 @@ class HeadConfig(Section):
 
 
 class CertaintyConfig(Section):
-    """What the score of the weights means, as `grm bounds` measures it; null: that was not measured."""
+    """What the scores of the weights mean, as `grm bounds` measures it; null: that was not measured."""
 
-    #: Below it a target counts as lost, from the other on as held, and between them as uncertain.
+    #: Of the running mean of the scores (`grm.tracking.certainty`): below the first a target counts as lost, from the
+    #: second on as held, and between them as uncertain.
     lost_below: float | None = Field(None, ge=0, le=1)
     held_from: float | None = Field(None, ge=0, le=1)
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from ..data import VideoSequence
 from ..errors import DataError
 from ..model import GRM
+from ..tracking.certainty import running_means
 from .benchmarks import find_benchmark
 from .identity import weights_hash
 from .presence import Presence, presence
@@ -16,7 +17,7 @@ from .scoring import held_frames, read_truth
 
 
 def measure_bounds(model: GRM, runs: Iterable[tuple[Entry, Sequence[VideoSequence]]]) -> Presence:
-    """How well the score of a model tells frames in which it holds its target, over all frames of several runs.
+    """How well the running mean of a model's scores tells frames with its target held, over all of several runs.
 
     Args:
         model: with the weights that the runs were made with.
@@ -37,7 +38,7 @@ def measure_bounds(model: GRM, runs: Iterable[tuple[Entry, Sequence[VideoSequenc
             name = results.find(sequence.name)
             of_frames = None if name is None else results.scores(name)
             if name is not None and of_frames is not None:
-                scores.append(of_frames)
+                scores.append(running_means(of_frames))
                 held.append(held_frames(results.boxes(name)[0], read_truth(benchmark, sequence)))
     found = presence(scores, held)
     if found is None:

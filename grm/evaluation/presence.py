@@ -1,4 +1,4 @@
-"""What the score of a tracker is worth: whether it tells frames where the target is held from those where it is not."""
+"""What scores, or their running means, are worth: whether they tell frames with the target held from the others."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -79,7 +79,7 @@ def presence(scores: Sequence[NDArray[np.float64]], held: Sequence[NDArray[np.bo
 def presence_text(label: str, found: Presence) -> str:
     """What was found, in one line."""
     return (
-        f"score of {label}: ROC AUC {found.auc:.3f} ({found.held} frames held, {found.other} not); "
+        f"running mean of {label}'s score: ROC AUC {found.auc:.3f} ({found.held} frames held, {found.other} not); "
         f"{found.threshold:.2f} or more in {100 * found.held_above:.0f}% of the held and "
         f"{100 * found.other_above:.0f}% of the other frames; lost below {found.low:.2f}, held from {found.high:.2f}"
     )

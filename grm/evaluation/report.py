@@ -11,6 +11,7 @@ from ..config import SyntheticConfig
 from ..data import VideoSequence
 from ..data.readers.annotations import read_lines
 from ..errors import ConfigError, DataError
+from ..tracking.certainty import running_means
 from .benchmarks import BENCHMARKS, SYNTHETIC, find_benchmark, open_benchmark
 from .metrics import Protocol
 from .presence import Presence, presence
@@ -47,7 +48,7 @@ class Row(NamedTuple):
     speed: float | None
     #: First figure, this tracker minus the first one of the table; None of the first one.
     gap: Difference | None
-    #: What its score is worth; None of results of other tools, or where there is nothing to tell.
+    #: What the running mean of its score is worth; None of results of other tools, or where there is nothing to tell.
     presence: Presence | None
     #: Of each sequence, in the order of `Comparison.names`.
     sequences: list[SequenceScore]
@@ -172,7 +173,7 @@ def compare(
                 scored[i].append(_score(results, boxes, truth, protocol))
                 totals[i] += results.speed(str(found)) or (np.nan, np.nan)
                 if (scores := results.scores(str(found))) is not None:
-                    certainty[i].append((scores, held_frames(boxes[0], truth)))
+                    certainty[i].append((running_means(scores), held_frames(boxes[0], truth)))
         advance()
     if not numbers:
         raise DataError(f"{benchmark.title}: there is no sequence that all trackers have results of")

@@ -11,7 +11,7 @@ from ..boxes import CLIP_MARGIN, LARGEST, SMALLEST, Boxes, as_boxes, can_be_crop
 from ..crop import BoxMapping, CropRegion, Image, crop_image, crop_region
 from ..errors import BoxError, FrameError, NonFiniteError
 from ..model import GRM
-from .certainty import states_of
+from .certainty import next_mean, states_of
 from .device_crop import View
 from .network import Located, Network, TrackingNetwork, cut_views
 
@@ -29,7 +29,8 @@ class Track(NamedTuple):
     division: NDArray[np.uint8]
     #: The search region, in the frame: a CropRegion, of M targets a list.
     region: CropRegion | list[CropRegion]
-    #: () what the score means, by the bounds of the weights: "held", "uncertain" or "lost"; "" where they have none.
+    #: () "held", "uncertain" or "lost": what the running mean of the scores since the target was shown says
+    #: (`grm.tracking.certainty`), by the bounds of the weights; "" where they have none.
     state: NDArray[np.str_]
 
 
@@ -71,6 +72,8 @@ class Tracker:
         #: What the network made of the templates of the M targets.
         self.template: Any = None
         self._templates: list[tuple[Image, Boxes]] = []
+        #: (M,) running means of the scores, NaN before the first.
+        self._means = np.empty(0)
         self._one_target = True
 
     @classmethod
@@ -107,6 +110,7 @@ class Tracker:
             raise BoxError(f"box: expected shape (4,) or (M, 4), got {boxes.shape}")
         targets = np.atleast_2d(boxes)
         self._learn([self._shown(frame, target) for target in targets], targets)
+        self._means = np.full(len(targets), np.nan)
         self._one_target = boxes.ndim == 1
 
     def show(self, frame: Image, number: int, box: ArrayLike) -> None:
@@ -135,6 +139,7 @@ class Tracker:
         templates, boxes = list(self._templates), list(self.boxes)
         templates[number : number + 1], boxes[number : number + 1] = [self._shown(frame, target)], [target]
         self._learn(templates, np.stack(boxes))
+        self._means = np.concatenate([self._means[:number], [np.nan], self._means[number + 1 :]])
         self._one_target &= len(boxes) == 1
 
     def _learn(self, templates: list[tuple[Image, Boxes]], boxes: Boxes) -> None:
@@ -204,7 +209,8 @@ class Tracker:
         size = self.config.search.size
         boxes = [region.to_frame(box, size, self.mapping) for region, box in zip(regions, located.boxes, strict=True)]
         self.boxes = clip_boxes(np.stack(boxes), frame.shape[1], frame.shape[0])
-        states = states_of(located.scores, self.config.certainty)
+        self._means = next_mean(self._means, located.scores)
+        states = states_of(self._means, self.config.certainty)
         track = Track(self.boxes.copy(), located.scores, located.divisions, regions, states)
         return Track(*(field[0] for field in track)) if self._one_target else track
 

@@ -24,10 +24,10 @@ def write_run(folder, model, clips, scores):
 
 
 def test_bounds_of_several_runs(tmp_path):
-    """Scores below 0.4 where the target is absent, above 0.6 elsewhere: every frame counts, in whichever run."""
+    """Running means of 0.9, 0.5, 0.7; 0.7, 0.7; 0.6, 0.3, 0.6: below 0.55 where the target is absent, in either run."""
     model, clips = small_model(), [Clip("a", 4, absent=(2,)), Clip("b", 3)]
-    first = write_run(tmp_path / "one", model, clips, [(0.9, 0.4, 0.8), (0.7, 0.7)])
-    second = write_run(tmp_path / "two", model, clips[:1], [(0.6, 0.3, 0.9)])
+    first = write_run(tmp_path / "one", model, clips, [(0.9, -13 / 30, 7 / 6), (0.7, 0.7)])
+    second = write_run(tmp_path / "two", model, clips[:1], [(0.6, -0.4, 1.3)])
     found = measure_bounds(model, [(first, clips), (second, clips)])
     assert found[:3] == (6, 2, 1.0) and found.low == found.high == found.threshold == 0.6
 

@@ -40,8 +40,8 @@ def test_kinds_that_lie_apart():
     found = presence([np.array([np.nan, 0.9, 0.8, 0.1, 0.2])], [np.array([True, True, True, False, False])])
     assert found == (2, 2, 1.0, 0.8, 1.0, 0.0, 0.8, 0.8)
     assert presence_text("tiny", found) == (
-        "score of tiny: ROC AUC 1.000 (2 frames held, 2 not); 0.80 or more in 100% of the held and 0% of the other "
-        "frames; lost below 0.80, held from 0.80"
+        "running mean of tiny's score: ROC AUC 1.000 (2 frames held, 2 not); 0.80 or more in 100% of the held and 0% "
+        "of the other frames; lost below 0.80, held from 0.80"
     )
 
 

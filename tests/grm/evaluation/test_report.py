@@ -87,10 +87,12 @@ def test_what_a_score_is_worth(tmp_path):
         run.write(clip, path._replace(scores=scores))
     other = Results(write_flat(tmp_path / "flat", [0, 0], clips=clips))
     compared = compare("folder", [Results(run.folder), other], clips, "all-frames")
-    # Held: all of the first clip but the given frame and the absent one. The other clip is lost.
-    assert compared.rows[0].presence == (4, 6, 1.0, 0.9, 1.0, 0.0, 0.9, 0.9) and compared.rows[1].presence is None
-    assert "score of ours: ROC AUC 1.000 (4 frames held, 6 not)" in markdown([compared])
-    assert json_values([compared])[0]["trackers"][0]["score"]["threshold"] == 0.9
+    # Held: all of the first clip but the given frame and the absent one, with running means of 0.9, 0.9, 0.732 and
+    # 0.7824; the absent one has 0.66. The other clip is lost.
+    expected = (4, 6, 1.0, 0.732, 1.0, 0.0, 0.732, 0.732)
+    assert compared.rows[0].presence == pytest.approx(expected) and compared.rows[1].presence is None
+    assert "running mean of ours's score: ROC AUC 1.000 (4 frames held, 6 not)" in markdown([compared])
+    assert json_values([compared])[0]["trackers"][0]["score"]["threshold"] == pytest.approx(0.732)
 
 
 def test_sequences_by_difference(comparison):
