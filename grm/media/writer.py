@@ -73,6 +73,7 @@ class VideoWriter:
         self._stream.codec_context.time_base = 1 / (self.rate * self._steps)
         self._size: tuple[int, int] | None = None
         self._next = 0
+        self._empty = True
         self._broken = False
 
     def write(self, frame: Image, time: float | None = None) -> None:
@@ -102,6 +103,7 @@ class VideoWriter:
         # At least a step later; without a time, an interval.
         self._next += self._steps if time is None or self._steps == 1 else 1
         with self._guarded():
+            self._empty = False
             self._container.mux(self._stream.encode(video_frame))
 
     def close(self, *, whole: bool = True) -> Path:
@@ -114,7 +116,7 @@ class VideoWriter:
             where it is.
 
         """
-        if self._size is None:  # nothing was written
+        if self._empty:  # an encoder that has seen no frame may end the process when it is asked for the rest
             self._file.discard()
         elif not self._broken:
             with self._guarded():
@@ -189,8 +191,9 @@ class _Guard:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         import av
 
+        # By a signal, too: a Python function that FFmpeg's wrapper calls in its middle may end in KeyboardInterrupt.
+        self._writer._broken |= error is not None
         if isinstance(error, av.error.FFmpegError | ValueError | OSError | OverflowError):
-            self._writer._broken = True
             reason = getattr(error, "strerror", None) or error
             if isinstance(error, av.error.ArgumentError):
                 reason = f"{self._writer.path.suffix} does not hold such a video; .mp4 and .mkv do"

@@ -1,6 +1,8 @@
 """Frames in and out: the right ones, upright; and what is said of files that are not as they should be."""
 
+import os
 from fractions import Fraction
+from unittest.mock import Mock
 
 import av
 import cv2
@@ -250,3 +252,13 @@ def test_frames_of_another_size_are_refused(tmp_path):
     ):
         writer.write(numbered_frames(1)[0])
         writer.write(numbered_frames(1, 24, 32)[0])
+
+
+def test_stopped_before_its_first_frame(tmp_path, monkeypatch):
+    """The encoder, which has seen nothing, is asked for nothing: FFmpeg would end the process."""
+    path = tmp_path / "x.mp4"
+    path.write_bytes(b"before")
+    monkeypatch.setattr(av.VideoFrame, "from_ndarray", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt), VideoWriter(path, 25) as writer:
+        writer.write(numbered_frames(1)[0])
+    assert path.read_bytes() == b"before" and os.listdir(tmp_path) == ["x.mp4"]
