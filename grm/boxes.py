@@ -16,10 +16,12 @@ Boxes = NDArray[np.float64]
 CLIP_MARGIN = 10
 #: Square roots of the areas of boxes that can be cropped, in pixels: OpenCV's images have sides below 2^15.
 SMALLEST, LARGEST = 1e-3, 4000
+#: No pixel of any frame is so far from its edge; what is computed with numbers below does not overflow.
+FARTHEST = 1e12
 
 
 def as_boxes(boxes: ArrayLike, name: str = "box") -> Boxes:
-    """Checked copy of boxes: (..., 4), finite, with positive width and height.
+    """Checked copy of boxes: (..., 4), of numbers below FARTHEST, with positive width and height.
 
     Raises:
         BoxError: they are not.
@@ -31,11 +33,18 @@ def as_boxes(boxes: ArrayLike, name: str = "box") -> Boxes:
         raise BoxError(f"{name}: expected numbers x, y, width, height: {str(error).splitlines()[0]}") from None
     if array.ndim == 0 or array.shape[-1] != 4:
         raise BoxError(f"{name}: expected x, y, width, height in the last dimension, got shape {array.shape}")
-    wrong = ~(np.isfinite(array).all(-1) & (array[..., 2:] > 0).all(-1))
+    wrong = ~can_be(array)
     if wrong.any():
         first = array[wrong][0].tolist() if array.ndim > 1 else array.tolist()
-        raise BoxError(f"{name}: expected finite numbers with positive width and height, got x, y, w, h = {first}")
+        raise BoxError(
+            f"{name}: expected numbers below {FARTHEST:g} with positive width and height, got x, y, w, h = {first}"
+        )
     return array
+
+
+def can_be(boxes: Boxes) -> NDArray[np.bool_]:
+    """(...,) whether rows of numbers (..., 4) can be boxes: below FARTHEST, with positive width and height."""
+    return np.asarray((np.abs(boxes) < FARTHEST).all(-1) & (boxes[..., 2:] > 0).all(-1))
 
 
 def has_box(boxes: Boxes) -> NDArray[np.bool_]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ...boxes import Boxes
+from ...boxes import Boxes, can_be
 from ...errors import DataError
 
 # What data sets put between numbers, besides white space.
@@ -41,7 +41,7 @@ def read_boxes(path: Path) -> Boxes:
     Numbers are separated by commas, semicolons, tabs or spaces.
 
     Returns:
-        (N, 4), N at least 1; NaN in the rows of boxes that are NaN, infinite, or without an area.
+        (N, 4), N at least 1; NaN in the rows of boxes that are NaN, farther than any pixel, or without an area.
 
     Raises:
         DataError: a line is not four numbers or a polygon (an empty one before the last would move the boxes after it
@@ -61,7 +61,7 @@ def read_boxes(path: Path) -> Boxes:
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
     boxes = _around(table.reshape(len(table), -1, 2)) if polygons else table
-    boxes[~(np.isfinite(boxes).all(-1) & (boxes[:, 2:] > 0).all(-1))] = np.nan
+    boxes[~can_be(boxes)] = np.nan
     return boxes
 
 

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ...boxes import Boxes
+from ...boxes import FARTHEST, Boxes
 from ...errors import DataError, shown
 from ..sequence import Annotation, ImageSequence, Sequences
-
-_LARGEST = 1e9
 
 
 class CocoObject(ImageSequence):
@@ -111,7 +109,7 @@ def _fault(annotation: Any, images: dict[int, str]) -> str | None:
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(x, int | float) for x in box):
         return f"expected a box of four numbers, got {shown(box)}"
     # A number beyond any picture is none; whole ones may be too large for a float.
-    return None if all(abs(x) < _LARGEST for x in box) else f"expected finite numbers, got the box {shown(box)}"
+    return None if all(abs(x) < FARTHEST for x in box) else f"expected finite numbers, got the box {shown(box)}"
 
 
 def _is_number(value: object) -> bool:

@@ -168,12 +168,12 @@ def test_synthetic():
 @pytest.mark.parametrize("separator", [",", "\t", " ", ";", ", "])
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
 def test_separators_ends_of_lines_and_byte_order_marks(tmp_path, separator, end):
-    rows = [["1", "2", "3", "4"], ["NaN"] * 4, ["0", "0", "0", "0"], ["1.5", "-2", "3", "4e1"]]
+    rows = [["1", "2", "3", "4"], ["NaN"] * 4, ["1e308"] * 4, ["0", "0", "0", "0"], ["1.5", "-2", "3", "4e1"]]
     text = end.join(separator.join(row) for row in rows)
     (tmp_path / "boxes.txt").write_bytes(b"\xef\xbb\xbf" + (text + end).encode())
     nothing = [np.nan] * 4
     np.testing.assert_array_equal(
-        read_boxes(tmp_path / "boxes.txt"), [[1, 2, 3, 4], nothing, nothing, [1.5, -2, 3, 40]]
+        read_boxes(tmp_path / "boxes.txt"), [[1, 2, 3, 4], nothing, nothing, nothing, [1.5, -2, 3, 40]]
     )
 
 
