@@ -1,6 +1,7 @@
 """Configurations read from a preset or a YAML file, with overrides."""
 
 import difflib
+import math
 import re
 from collections.abc import Hashable, Iterable, Sequence
 from importlib.resources import files
@@ -11,9 +12,12 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from ..errors import ConfigError
+from ..errors import ConfigError, shown
 from .model import ModelConfig
 from .schema import Config
+
+# Of a configuration, keys and values; the presets have below 200.
+_MOST_NODES = 100_000
 
 
 def presets() -> list[str]:
@@ -44,7 +48,7 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
     try:
         values = _parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{source}: cannot be read as YAML: {error}") from None
+        raise ConfigError(f"{source}: cannot be read as YAML: {_reason(error)}") from None
     return parse_config(values, overrides, name=str(source))
 
 
@@ -101,24 +105,51 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-
 
 
 def _parse_yaml(text: str) -> Any:
-    return yaml.load(text, _Loader)
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if _size(node, {}) > _MOST_NODES:
+            raise yaml.YAMLError(f"with its aliases it has more than {_MOST_NODES} keys and values")
+        return None if node is None else loader.construct_document(node)
+    except RecursionError:
+        raise yaml.YAMLError("it is nested too deeply") from None
+    finally:
+        loader.dispose()
+
+
+def _size(node: yaml.Node | None, known: dict[int, float]) -> float:
+    """How many nodes there would be without aliases, with which few lines stand for any number; a circle has no end."""
+    if id(node) not in known:
+        known[id(node)] = math.inf
+        inside = node.value if isinstance(node, yaml.CollectionNode) else []
+        if isinstance(node, yaml.MappingNode):
+            inside = [one for pair in inside for one in pair]
+        known[id(node)] = 1 + sum(_size(one, known) for one in inside)
+    return known[id(node)]
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in one line."""
+    reason = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+    mark = getattr(error, "problem_mark", None)
+    return shown(f"{reason}, line {mark.line + 1}, column {mark.column + 1}" if mark else reason)
 
 
 def _override(values: dict[str, Any], override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     names = key.strip().split(".")
     if not equals or not all(names):
-        raise ConfigError(f"override {override!r}: expected key.sub=value")
+        raise ConfigError(f"override {shown(repr(override))}: expected key.sub=value")
     try:
         value = _parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not YAML: {error}") from None
+        raise ConfigError(f"override {shown(repr(override))}: the value is not YAML: {_reason(error)}") from None
     values = dict(values)
     section = values
     for name in names[:-1]:
         inner = section.get(name) or {}
         if not isinstance(inner, dict):
-            raise ConfigError(f"override {override!r}: {name} has no keys, it is {inner!r}")
+            raise ConfigError(f"override {shown(repr(override))}: {name} has no keys, it is {shown(repr(inner))}")
         section[name] = dict(inner)
         section = section[name]
     section[names[-1]] = value
@@ -133,7 +164,7 @@ def _explain(fault: ErrorDetails) -> str:
             keys = getattr(fault["ctx"]["error"], "keys", ())
             whole = [".".join(filter(None, (location, key))) for key in keys] or [location]
             return f"{', '.join(whole)}: {message}"
-        got = "" if fault["type"] == "missing" else f", got {fault['input']!r}"
+        got = "" if fault["type"] == "missing" else f", got {shown(repr(fault['input']))}"
         return f"{location}: {message[0].lower()}{message[1:]}{got}"
     section: Any = Config
     for name in fault["loc"][:-1]:

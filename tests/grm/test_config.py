@@ -1,5 +1,7 @@
 """Configuration: the presets, overrides, and what is said of a mistake."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -151,6 +153,11 @@ def test_configuration_survives_json():
         ("model.encoder", "override 'model.encoder': expected key.sub=value"),
         ("model..width=3", "override 'model..width=3': expected key.sub=value"),
         ("model.encoder.width=[", r"override 'model.encoder.width=\[': the value is not YAML"),
+        ("model.head=\x01", r"^[^\n]*the value is not YAML: special characters are not allowed$"),
+        ("model.head={a: [}", r"^[^\n]*the value is not YAML: expected the node content[^\n]*, line 1, column 6$"),
+        ("model.head=&a [*a]", "with its aliases it has more than 100000 keys and values"),
+        ("model.head=" + 1000 * "[", "it is nested too deeply"),
+        ("model.head=[" + 300 * "x, " + "]", r"^grm_b256: model.head: .{200,300}\.\.\.$"),
         ("model.encoder.width.sub=3", "override 'model.encoder.width.sub=3': width has no keys, it is 768"),
     ],
 )
@@ -234,6 +241,16 @@ def test_unknown_preset_and_unreadable_files(tmp_path):
             load_config(path)
     path.write_bytes(b"\xff\xfe\x00\x9f")
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
+        load_config(path)
+
+
+@pytest.mark.parametrize(("first", "inner"), [("[x]", "[{}]"), ("{k: x}", "{{<<: [{}]}}")], ids=["lists", "merged"])
+def test_a_few_lines_that_stand_for_millions(tmp_path, first, inner):
+    lines, path = [f"a: &a {first}"], tmp_path / "small.yaml"
+    for before, name in itertools.pairwise("abcdefghij"):
+        lines.append(f"{name}: &{name} {inner.format(', '.join(9 * [f'*{before}']))}")
+    path.write_text("\n".join(lines))
+    with pytest.raises(ConfigError, match="with its aliases it has more than 100000 keys and values"):
         load_config(path)
 
 
