@@ -117,15 +117,16 @@ def test_emulation_is_never_the_first_choice():
 
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sanitizers as GCC has them on Linux")
+@pytest.mark.parametrize("sanitizers", ["address,undefined", "thread"])
 @pytest.mark.parametrize("name", ["amx_emulated", "portable"])
-def test_under_the_sanitizers(tmp_path, name):
-    """The kernels on tensors and workspaces that end where they should, under the address and undefined sanitizers."""
+def test_under_the_sanitizers(tmp_path, name, sanitizers):
+    """The kernels on tensors and workspaces that end where they should, in threads."""
     flags = {"amx_emulated": ["-DGRM_EMULATE_TILES"], "portable": []}[name]
     program = tmp_path / "sanitized"
     subprocess.run(
         [
             shutil.which("c++") or "g++",
-            *("-std=c++17", "-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
+            *("-std=c++17", "-O1", "-g1", f"-fsanitize={sanitizers}", "-fno-sanitize-recover=all", "-pthread"),
             *("-fno-strict-aliasing", "-Wno-psabi", *flags, f"-DGRM_INSTRUCTION_SET={name}"),
             *("csrc/cpu/kernels.cpp", "tests/grm_kernels/sanitized_cpu.cpp"),
             *("-include", "csrc/cpu/kernels.h", f"-DKERNELS=kernels_{name}", "-o", str(program)),

@@ -464,7 +464,7 @@ data["grad_policy"] = np.full((b, n, 3), np.nan, dtype=np.float32)
 memories = {
     name: emulation.Memory(x.ctypes.data, x.nbytes, [s // x.itemsize for s in x.strides]) for name, x in data.items()
 }
-problem = emulation.Problem(b, h, n, d, 1, True, d**-0.5)
+problem = emulation.Problem(b, h, n, d, h // data["k"].shape[1], True, d**-0.5)
 device = emulation.Device(132, 227 * 1024, 228 * 1024)
 options = emulation.Options(emulation.Schedule.random, 3)
 emulation.forward(problem, memories, device, options)
@@ -480,10 +480,20 @@ np.savez(sys.argv[3], **data)
 
 @emulated.needs_compiler
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="preloads the sanitizer as Linux does")
-def test_under_the_sanitizers(tmp_path):
+@pytest.mark.parametrize(
+    ("n", "heads", "key_heads", "shares"),
+    [
+        pytest.param(100, 1, 1, MIXED, id="no-padding"),
+        pytest.param(100, 1, 1, PADDED, id="padding", marks=pytest.mark.slow),
+        pytest.param(70, 1, 1, ONLY_PADDING, id="only-padding", marks=pytest.mark.slow),
+        pytest.param(40, 4, 2, PADDED, id="grouped-heads", marks=pytest.mark.slow),
+    ],
+)
+def test_under_the_sanitizers(tmp_path, n, heads, key_heads, shares):
     """Kernels and emulation, compiled with the address and undefined-behaviour sanitizers."""
     module = emulated.build(emulated.SANITIZED)
-    problem = make_problem(1, 1, 100, 64, torch.bfloat16)
+    problem = make_problem(1, heads, n, 64, torch.bfloat16, shares=shares)
+    problem = replace(problem, **{name: getattr(problem, name)[:, :key_heads].contiguous() for name in "kv"})
     tensors = {name: getattr(problem, name).view(torch.int16) for name in ("q", "k", "v", "grad_out")}
     tensors |= {"grad_lse": problem.grad_lse, "categories": problem.categories}
     np.savez(tmp_path / "in.npz", **{name: tensor.numpy() for name, tensor in tensors.items()})
