@@ -3,7 +3,7 @@
 # in place. It needs torch and setuptools; the tests pytest, hypothesis and numpy, the demo what the extra `tracker` lists.
 
 VENV := .venv
-SOURCES := setup.py pyproject.toml constraints.txt $(wildcard csrc/*.* csrc/*/*.*)
+SOURCES := setup.py pyproject.toml constraints.txt $(wildcard .ci/*.txt) $(wildcard csrc/*.* csrc/*/*.*)
 
 ifdef PYTHON
 READY := build/.in-place
@@ -22,7 +22,7 @@ TORCH_VERSIONS := 2.11.0 2.12.1 2.13.0 2.14.1 2.15.0
 VERSION ?= $(firstword $(TORCH_VERSIONS))
 OTHER := .venv-torch-$(VERSION)
 
-.PHONY: demo test test-slow test-torch torch-headers coverage lint docs clean
+.PHONY: demo test test-slow test-torch torch-headers coverage lint docs hashes clean
 
 # The operator against its baselines on this machine: a table, and demo/attention_cpu.{json,png}. Then the tracker on a
 # rendered clip with distractors: demo/tracked.mp4, with what every layer makes of the search region below the frame, and
@@ -77,13 +77,25 @@ lint: $(READY)
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
 
-# torch and the build tools come first: the extension is compiled against the torch that will load it.
+# Files are checked by the hashes in .ci, all but torch's, whose builds differ, and of what comes with its CUDA builds. What is
+# built here is built with the tools that were checked; the extension is compiled against the torch that will load it.
+CHECKED := install --quiet --require-hashes --no-deps --no-build-isolation
 $(VENV)/.ready: $(SOURCES)
 	test -x $(VENV)/bin/python || python3 -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt pip setuptools
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch numpy
-	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[tracker,training,test,benchmark,lint,docs]"
+	$(VENV)/bin/python -m pip $(CHECKED) --requirement .ci/tools.txt
+	$(VENV)/bin/python -m pip $(CHECKED) --requirement .ci/packages.txt
+	$(VENV)/bin/python -m pip install --quiet --constraint constraints.txt torch
+	$(VENV)/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(VENV)/bin/python -m pip check
 	touch $@
+
+# The hashes of all files of the releases in constraints.txt. Needs uv: pip install uv
+HASHES := uv pip compile --quiet --no-deps --universal --python-version 3.11.5 --generate-hashes --no-annotate --no-header \
+	--default-index https://pypi.org/simple
+hashes:
+	grep -E "^(pip|setuptools)=" constraints.txt | $(HASHES) --output-file .ci/tools.txt -
+	$(HASHES) --no-emit-package torch --no-emit-package pip --no-emit-package setuptools --output-file .ci/packages.txt \
+		constraints.txt
 
 build/.in-place: $(SOURCES)
 	$(PYTHON) setup.py --quiet build_ext --inplace
