@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .evaluate import INTERRUPTED
 from .options import Device, Settings, device_named, tell
+from .signals import INTERRUPTED
 
 if TYPE_CHECKING:
     from ..ablation.plan import Plan

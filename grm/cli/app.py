@@ -8,7 +8,8 @@ import typer
 
 from ..errors import GrmError, printable
 from . import ablate, data, evaluate, failures, inspect, report, speed, track, train
-from .signals import stop_as_ctrl_c
+from .signals import INTERRUPTED, end_at_signals, stop_as_ctrl_c
+from .streams import without_readers
 
 app = typer.Typer(
     help="GRM: visual tracking by generalized relation modeling.",
@@ -79,7 +80,21 @@ def run() -> None:
     # it costs up to ten times, and sleeping 7% on an idle one (benchmarks/busy.py). Read when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        app()
+        with without_readers():
+            _run()
+    except KeyboardInterrupt:  # before typer's part begins, or after its end
+        sys.exit(INTERRUPTED)
+    finally:
+        end_at_signals()
+
+
+def _run() -> None:
+    try:
+        try:
+            app()
+        finally:
+            if sys.stdout:  # a full disk is told by us, too
+                sys.stdout.flush()
     except ModuleNotFoundError as error:
         if error.name in sys.modules or error.name is None or error.name.startswith("grm"):
             raise

@@ -21,6 +21,7 @@ from .options import (
     tell,
     use_threads,
 )
+from .signals import INTERRUPTED
 
 if TYPE_CHECKING:
     import torch
@@ -38,8 +39,6 @@ NAMES = (
 )  # fmt: skip
 # Faults of so many sequences are printed.
 _PRINTED = 20
-#: Status of a command that Ctrl-C ended.
-INTERRUPTED = 130
 
 
 class ProtocolName(str, Enum):

@@ -4,6 +4,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+#: Status of a command that Ctrl-C ended.
+INTERRUPTED = 130
 #: Ctrl-C, a polite end, and a terminal that was closed.
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -13,6 +15,13 @@ def stop_as_ctrl_c() -> None:
     for number in STOPPING:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
+
+
+def end_at_signals() -> None:
+    """Has a signal to stop end the process without a word: there is nothing left to be kept."""
+    for number in STOPPING:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def ignore_stopping() -> None:

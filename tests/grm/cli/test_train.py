@@ -10,16 +10,14 @@ from grm.errors import DataError
 from grm.training import read_log
 
 from ..training.pairs import SquarePairs
+from .commands import MODEL
 
-SMALL_RUN = """
-model:
-  template: {size: 32, factor: 2}
-  search: {size: 64, factor: 4}
-  encoder: {width: 32, depth: 3, heads: 2}
-  division: {hidden: [12, 6]}
-  head: {channels: 16}
+SMALL_RUN = (
+    MODEL
+    + """
 training: {epochs: 2, batch_size: 4, workers: 0, evaluate_every: 2, log_every: 1, precision: float32}
 """
+)
 
 
 @pytest.fixture
