@@ -1,5 +1,11 @@
 """A window to watch in, by a stand-in for OpenCV's; and targets that come later."""
 
+import os
+import re
+import shutil
+import subprocess
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +15,7 @@ from grm.model import load_model
 from grm.tracking import Tracker
 
 from ..tracking.scenes import noise_frames
+from .commands import Command
 from .test_tracking import assert_one_line, rows_of
 
 BOX, OTHER = (40, 30, 20, 13), (80, 50, 12, 25)
@@ -171,3 +178,50 @@ def test_a_frame_that_never_came_is_told(grm, folder, weights, tmp_path):
     status, _, err = track(grm, folder, weights, *GIVEN, "--box", "80,50,12,25@4", "--csv", table, "--limit", 3)
     assert status == 1 and len(rows_of(table)) == 3
     assert_one_line(err, "--box 80,50,12,25@4: there was no such frame")
+
+
+needs_windows = pytest.mark.skipif(
+    "DISPLAY" not in os.environ
+    or shutil.which("xdotool") is None
+    or re.search(r"GUI: +NONE", cv2.getBuildInformation()) is not None,
+    reason="a real window needs an X display, as Xvfb is one, OpenCV with windows, and xdotool",
+)
+
+
+def xdotool(*arguments):
+    return subprocess.run(["xdotool", *arguments], capture_output=True, text=True).stdout.strip()
+
+
+@needs_windows
+@pytest.mark.parametrize("last", ["q", "Escape"])
+def test_a_real_window(folder, weights, tmp_path, last):
+    for number in range(6, 600):
+        (folder / f"{number}.png").hardlink_to(folder / f"{number % 6}.png")
+    table, log = tmp_path / "out.csv", tmp_path / "log"
+    unfinished = tmp_path / "out.unfinished.csv"
+    boxes = ("--box", "40,30,20,13", "--box", "80,50,12,25")
+    command = Command(log, "track", folder, "--weights", weights, *boxes, "--csv", table, "--window")
+
+    def rows():
+        return unfinished.read_text().count("\n") if unfinished.exists() else 0
+
+    def title():
+        return xdotool("search", "--name", "^frames: target", "getwindowname")
+
+    command.wait_for(lambda: rows() > 4 and title())
+    window = xdotool("search", "--name", "^frames: target")
+    xdotool("windowfocus", window)
+    command.wait_for(lambda: xdotool("getwindowfocus") == window)
+    xdotool("key", "space")
+    seen = -1
+    while seen != rows():  # what was on its way has come
+        seen = rows()
+        time.sleep(0.5)
+    xdotool("key", "n")
+    command.wait_for(lambda: "target 1 of 2" in title())
+    assert rows() == seen
+    xdotool("key", "space")
+    command.wait_for(lambda: rows() > seen)
+    xdotool("key", last)
+    assert command.end() == 0, log.read_text()
+    assert 4 < len(rows_of(table)) < 1200
