@@ -15,11 +15,12 @@ class ShippedWeights(NamedTuple):
 
 #: Every file of weights that the package has. README.md in this folder says how each was made.
 WEIGHTS = {
+    "nano": ShippedWeights("grm_nano.safetensors", "grm_nano, 150,000 pairs of real and rendered video"),
     "real": ShippedWeights("real_tiny.safetensors", "real_tiny, 135,000 pairs of real and rendered video"),
     "tiny": ShippedWeights("synthetic_tiny.safetensors", "grm_tiny, an hour of rendered video"),
 }
 #: Those that are taken where none are named.
-DEFAULT = "real"
+DEFAULT = "nano"
 
 
 def find_weights(name: str | Path) -> Path:

@@ -11,7 +11,7 @@ from grm.model import load_model
 from grm.tracking import Tracker
 
 
-@pytest.mark.parametrize(("name", "preset"), [("real", "real_tiny"), ("tiny", "synthetic_tiny")])
+@pytest.mark.parametrize(("name", "preset"), [("nano", "grm_nano"), ("real", "real_tiny"), ("tiny", "synthetic_tiny")])
 def test_weights_fit_their_preset_and_track(name, preset):
     """At least 0.20 above the box of the first frame, on rendered sequences that were in no evaluation of a run."""
     model = load_model(name)

@@ -66,13 +66,13 @@ def test_evaluate_and_report(grm, tmp_path):
     command = ("evaluate", "folder", "--root", tmp_path / "data", "--output", run, *QUICK)
     status, out, err = grm(*command)
     assert status == 0 and "results of 2 of 2 sequences" in err
-    first = table(out)["real"]
+    first = table(out)["nano"]
     name = Results(run).names[0]
     boxes = (run / f"{name}.txt").read_bytes()
     written = (run / f"{Results(run).names[1]}.txt").stat().st_mtime_ns
     (run / f"{name}.txt").unlink()
     status, out, err = grm(*command)
-    assert status == 0 and table(out)["real"][:5] == first[:5]
+    assert status == 0 and table(out)["nano"][:5] == first[:5]
     assert (run / f"{name}.txt").read_bytes() == boxes
     assert (run / f"{Results(run).names[1]}.txt").stat().st_mtime_ns == written
 
@@ -98,11 +98,11 @@ def test_evaluate_and_report(grm, tmp_path):
     status, out, err = grm("report", run, f"unmoved={still}", *both, *outputs, "--by-sequence", 1, "--frames", 1)
     assert status == 0, err
     assert "folder, all-frames, 2 sequences" in out and "folder, valid-frames, 2 sequences" in out
-    assert {"real", "unmoved"} < set(table(out)) and "standard error" in err
+    assert {"nano", "unmoved"} < set(table(out)) and "standard error" in err
     values = json.loads((tmp_path / "a.json").read_text())
     assert [(v["protocol"], [t["label"] for t in v["trackers"]]) for v in values] == [
-        ("all-frames", ["real", "unmoved"]),
-        ("valid-frames", ["real", "unmoved"]),
+        ("all-frames", ["nano", "unmoved"]),
+        ("valid-frames", ["nano", "unmoved"]),
     ]
     assert f"{100 * values[0]['trackers'][0]['figures']['AUC']:.1f}" == first[0]
     assert page.read_text().count("<img ") == 7 and "unmoved" in (tmp_path / "a.md").read_text()
