@@ -85,7 +85,7 @@ def test_wheel_runs_from_an_empty_folder(checkout, tmp_path):
     if TRACKER:  # presets and weights are in it, too
         assert "the default" in run("grm", "presets", cwd=empty, PYTHONPATH=str(site))
         script.write_text("import grm; print(grm.load_model().config.encoder.width, grm.__file__)")
-        assert run("example", cwd=empty, PYTHONPATH=f"{site}{os.pathsep}{empty}").startswith(f"192 {site}")
+        assert run("example", cwd=empty, PYTHONPATH=f"{site}{os.pathsep}{empty}").startswith(f"128 {site}")
     # The source folder has the package too, without compiled kernels, and comes first there.
     report = run("grm_kernels", cwd=checkout, PYTHONPATH=str(site))
     assert f"are installed in {site / 'grm_kernels'}, but the source folder {checkout} hides that package" in report

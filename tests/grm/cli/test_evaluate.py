@@ -32,7 +32,7 @@ def test_bounds_are_measured_and_kept(grm, tmp_path):
     assert grm("evaluate", "synthetic", "--limit", 2, *sets, "--output", run, *QUICK)[0] == 0
     status, out, err = grm("bounds", run, "--output", output)
     assert status == 0, err
-    assert out.startswith("running mean of real's score: ROC AUC") and "weights with these bounds" in err
+    assert out.startswith("running mean of nano's score: ROC AUC") and "weights with these bounds" in err
     bounds = load_model(output).config.certainty
     assert f"lost below {bounds.lost_below:.2f}, held from {bounds.held_from:.2f}" in out
     status, _, err = grm("bounds", run, "--output", tmp_path / "weights.pt")

@@ -86,7 +86,7 @@ def test_first_box_of_a_folder_with_ground_truth(grm, weights, folder, tmp_path)
         ({"--box": "1e308,1e308,1e308,1e308"}, "--box 1e308,1e308,1e308,1e308: expected numbers below 1e+12"),
         ({"--box": "1,2,0,4"}, "--box 1,2,0,4: expected numbers below 1e+12 with positive width and height"),
         ({"--box": None}, "give --box x,y,w,h"),
-        ({"--weights": "none.safetensors"}, "none.safetensors: no such file; shipped weights: real, tiny"),
+        ({"--weights": "none.safetensors"}, "none.safetensors: no such file; shipped weights: nano, real, tiny"),
         ({"--weights": "grm_tiny"}, "grm_tiny: no such file; did you mean --config grm_tiny?"),
         ({"--weights": "/dev/null"}, "/dev/null: expected a file of weights"),
         ({"--weights": "/etc/hostname"}, "/etc/hostname: not a checkpoint of torch.save"),
