@@ -141,7 +141,7 @@ def _attend(
 
     `tokens` are q, k, v or one qkv, whose gradient may be `wanted`; q is (B, H, N, D).
     """
-    b, _, n, d = q.shape
+    b, h, n, d = q.shape
     # What needs no preparation, which is nearly every call of a tracker, takes as little time as it can.
     if (
         valid is None
@@ -156,7 +156,10 @@ def _attend(
             arguments.check_values(categories, None)
     elif arguments.are_by_head(categories, policy):
         q, k, v = ops.unpack(*tokens) if len(tokens) == 1 else tokens
-        return _attend_by_head(q, k, v, categories, policy, valid, soft, scale, backend, return_lse)
+        q, k, v, categories, policy, valid = _heads_as_images(q, k, v, categories, policy, valid, soft)
+        out, lse = _attend(q, (q, k, v), wanted, categories, policy, valid, soft, scale, backend, True)
+        out, lse = out.view(b, h, n, d), lse.view(b, h, n)
+        return (out, lse) if return_lse else out
     else:
         categories = arguments.prepared_categories(categories, valid, policy, soft, q)
     scale = d**-0.5 if scale is None else arguments.checked_scale(scale)
@@ -177,19 +180,10 @@ def _attend(
     return (out, lse) if return_lse else out
 
 
-def _attend_by_head(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    categories: Tensor | None,
-    policy: Tensor | None,
-    valid: Tensor | None,
-    soft: bool,
-    scale: float | None,
-    backend: str | None,
-    return_lse: bool,
-) -> Tensor | tuple[Tensor, Tensor]:
-    """With categories, or a policy, of every head: heads become images of one head each."""
+def _heads_as_images(
+    q: Tensor, k: Tensor, v: Tensor, categories: Tensor | None, policy: Tensor | None, valid: Tensor | None, soft: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None, Tensor | None, Tensor | None]:
+    """The arguments with categories, or a policy, of every head, as those of B H images of one head each."""
     b, h, n, d = q.shape
     if soft:
         categories = None
@@ -204,7 +198,4 @@ def _attend_by_head(
         valid = valid.expand(b, n).repeat_interleave(h, 0)
     tokens = [x if x.shape[1] == h else x.repeat_interleave(h // x.shape[1], 1) for x in (q, k, v)]
     q, k, v = (x.reshape(b * h, 1, n, d) for x in tokens)
-    wanted = q.requires_grad or k.requires_grad or v.requires_grad
-    result = _attend(q, (q, k, v), wanted, categories, policy, valid, soft, scale, backend, True)
-    out, lse = result[0].view(b, h, n, d), result[1].view(b, h, n)
-    return (out, lse) if return_lse else out
+    return q, k, v, categories, policy, valid
