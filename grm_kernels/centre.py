@@ -18,16 +18,10 @@ def serves(features: Tensor, weight: Tensor, backend: str | None = None) -> bool
     Args:
         features: what the head reads.
         weight: any of the head's.
-        backend: "triton" asks for the operators, "reference" for PyTorch; anything else for the first on a GPU and for
-            the second elsewhere.
+        backend: as of `grm_kernels.triton.serves_inference`.
 
     """
-    if not (backend == "triton" or (features.is_cuda and backend != "reference")):
-        return False
-    if torch.is_grad_enabled() and (features.requires_grad or weight.requires_grad):
-        return False
-    like = weight.flatten()[:1].expand(1, 1, 1, 16)
-    return features.shape[-1] <= MAX_SIDE and not triton.not_supported_reasons(like, needs_grad=False)
+    return features.shape[-1] <= MAX_SIDE and triton.serves_inference(backend, weight, features)
 
 
 def bias_relu(x: Tensor, bias: Tensor) -> Tensor:

@@ -39,6 +39,24 @@ def not_supported_reasons(q: Tensor, *, needs_grad: bool, soft: bool = False) ->
     return reasons
 
 
+def serves_inference(backend: str | None, *tensors: Tensor) -> bool:
+    """Whether an operator that has no gradient is to be, and can be, served by Triton.
+
+    Args:
+        backend: "triton" asks for it, "reference" for PyTorch; anything else for the first on a GPU and for the second
+            elsewhere.
+        tensors: that it reads, all on one device; the first, a weight, has the dtype that counts.
+
+    """
+    first = tensors[0]
+    if not (backend == "triton" or (first.is_cuda and backend != "reference")):
+        return False
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        return False
+    # What is asked of attention's tensors but for their sizes.
+    return not not_supported_reasons(first.flatten()[:1].expand(1, 1, 1, 16), needs_grad=False)
+
+
 def _forward(*args):
     from . import forward
 
