@@ -244,7 +244,7 @@ def backward(
         return grad_policy.zero_()
     soft = soft_policy is not None
     kind = config.kind_of(q.dtype)
-    tiles = config.configuration("backward", kind, device.capability(q.device), d, n)
+    tiles = config.configuration("backward", kind, device.capability(q.device), d)
     bd = triton.next_power_of_2(d)
     delta = torch.empty_like(lse)
     partials = torch.empty((b, h, _PLANES.value, n), dtype=torch.float32, device=q.device) if policy_grad else None

@@ -1,7 +1,6 @@
 """How the kernels are cut into tiles: one table, and the settings of torch that they follow."""
 
 import functools
-import math
 from dataclasses import dataclass
 
 import torch
@@ -25,34 +24,36 @@ class Tiles:
     registers: int | None = None
 
 
-#: (pass, kind of products, least compute capability, most D, most N) to tiles; the first row that serves is taken.
+#: (pass, kind of products, least compute capability, most D) to tiles; the first row that serves is taken.
 #: Blocks of 64 divide 320 and cut 464 to 8 (10% too many); a 128-wide block would compute 1.44 times the pairs of 320.
 #: Backward tiles of 32 or 16: with more the scores, dP and two accumulators do not fit the registers without spilling
 #: where the policy's gradient is made.
-TABLE: tuple[tuple[str, str, tuple[int, int], int, float, Tiles], ...] = (
-    ("forward", "half", (12, 0), 64, math.inf, Tiles(block=64, tile=64, warps=4, stages=3, resident=2)),
-    ("forward", "half", (10, 0), 64, math.inf, Tiles(block=64, tile=64, warps=4, stages=3, resident=2, registers=255)),
-    ("forward", "half", (8, 0), 64, math.inf, Tiles(block=64, tile=64, warps=4, stages=3, resident=2)),
-    ("forward", "half", (8, 0), 128, math.inf, Tiles(block=64, tile=32, warps=4, stages=2, resident=2)),
-    ("forward", "tf32", (12, 0), 64, math.inf, Tiles(block=64, tile=32, warps=4, stages=2, resident=2)),
-    ("forward", "tf32", (8, 0), 64, math.inf, Tiles(block=64, tile=32, warps=4, stages=2, resident=2, registers=255)),
-    ("forward", "tf32", (8, 0), 128, math.inf, Tiles(block=64, tile=32, warps=8, stages=2, resident=1, registers=255)),
-    ("forward", "ieee", (8, 0), 64, math.inf, Tiles(block=32, tile=32, warps=4, stages=2, resident=2, registers=255)),
-    ("forward", "ieee", (8, 0), 128, math.inf, Tiles(block=16, tile=16, warps=4, stages=2, resident=2, registers=255)),
-    ("backward", "half", (12, 0), 64, math.inf, Tiles(block=64, tile=32, warps=4, stages=2, resident=2)),
-    ("backward", "half", (8, 0), 64, math.inf, Tiles(block=64, tile=32, warps=4, stages=3, resident=2)),
-    ("backward", "half", (12, 0), 128, math.inf, Tiles(block=32, tile=32, warps=4, stages=2, resident=2)),
-    ("backward", "half", (9, 0), 128, math.inf, Tiles(block=64, tile=32, warps=8, stages=2, resident=1)),
-    ("backward", "half", (8, 0), 128, math.inf, Tiles(block=32, tile=16, warps=4, stages=2, resident=2)),
-    ("backward", "tf32", (8, 0), 64, math.inf, Tiles(block=32, tile=16, warps=4, stages=2, resident=2, registers=255)),
-    ("backward", "tf32", (8, 0), 128, math.inf, Tiles(block=16, tile=16, warps=4, stages=2, resident=1, registers=255)),
-    ("backward", "ieee", (8, 0), 64, math.inf, Tiles(block=32, tile=32, warps=4, stages=2, resident=2, registers=255)),
-    ("backward", "ieee", (8, 0), 128, math.inf, Tiles(block=16, tile=16, warps=4, stages=2, resident=2, registers=255)),
+TABLE: tuple[tuple[str, str, tuple[int, int], int, Tiles], ...] = (
+    ("forward", "half", (12, 0), 64, Tiles(block=64, tile=64, warps=4, stages=3, resident=2)),
+    ("forward", "half", (10, 0), 64, Tiles(block=64, tile=64, warps=4, stages=3, resident=2, registers=255)),
+    ("forward", "half", (8, 0), 64, Tiles(block=64, tile=64, warps=4, stages=3, resident=2)),
+    ("forward", "half", (8, 0), 128, Tiles(block=64, tile=32, warps=4, stages=2, resident=2)),
+    ("forward", "tf32", (12, 0), 64, Tiles(block=64, tile=32, warps=4, stages=2, resident=2)),
+    ("forward", "tf32", (8, 0), 64, Tiles(block=64, tile=32, warps=4, stages=2, resident=2, registers=255)),
+    ("forward", "tf32", (8, 0), 128, Tiles(block=64, tile=32, warps=8, stages=2, resident=1, registers=255)),
+    ("forward", "ieee", (8, 0), 64, Tiles(block=32, tile=32, warps=4, stages=2, resident=2, registers=255)),
+    ("forward", "ieee", (8, 0), 128, Tiles(block=16, tile=16, warps=4, stages=2, resident=2, registers=255)),
+    ("backward", "half", (12, 0), 64, Tiles(block=64, tile=32, warps=4, stages=2, resident=2)),
+    ("backward", "half", (10, 0), 64, Tiles(block=64, tile=32, warps=4, stages=3, resident=2, registers=255)),
+    ("backward", "half", (8, 0), 64, Tiles(block=64, tile=32, warps=4, stages=3, resident=2)),
+    ("backward", "half", (12, 0), 128, Tiles(block=32, tile=16, warps=4, stages=2, resident=2, registers=255)),
+    ("backward", "half", (10, 0), 128, Tiles(block=64, tile=32, warps=8, stages=2, resident=1, registers=255)),
+    ("backward", "half", (9, 0), 128, Tiles(block=64, tile=32, warps=8, stages=2, resident=1)),
+    ("backward", "half", (8, 0), 128, Tiles(block=32, tile=16, warps=4, stages=2, resident=2)),
+    ("backward", "tf32", (8, 0), 64, Tiles(block=32, tile=16, warps=4, stages=2, resident=2, registers=255)),
+    ("backward", "tf32", (8, 0), 128, Tiles(block=16, tile=16, warps=4, stages=2, resident=1, registers=255)),
+    ("backward", "ieee", (8, 0), 64, Tiles(block=32, tile=16, warps=8, stages=1, resident=2)),
+    ("backward", "ieee", (8, 0), 128, Tiles(block=16, tile=16, warps=4, stages=1, resident=2, registers=200)),
 )
 
 
 @functools.cache
-def configuration(pass_: str, kind: str, capability: tuple[int, int], d: int, n: int) -> Tiles:
+def configuration(pass_: str, kind: str, capability: tuple[int, int], d: int) -> Tiles:
     """The row of `TABLE` that serves.
 
     Args:
@@ -60,16 +61,15 @@ def configuration(pass_: str, kind: str, capability: tuple[int, int], d: int, n:
         kind: of the products, as `kind_of` says: "half", "tf32" or "ieee".
         capability: compute capability, (8, 0) or later.
         d: channels of a head, at most 128.
-        n: tokens.
 
     Raises:
         LookupError: there is none.
 
     """
-    for row_pass, row_kind, min_capability, max_d, max_n, tiles in TABLE:
-        if (row_pass, row_kind) == (pass_, kind) and capability >= min_capability and d <= max_d and n <= max_n:
+    for row_pass, row_kind, min_capability, max_d, tiles in TABLE:
+        if (row_pass, row_kind) == (pass_, kind) and capability >= min_capability and d <= max_d:
             return tiles
-    raise LookupError(f"no tiles for {pass_}, {kind}, compute capability {capability}, D={d}, N={n}")
+    raise LookupError(f"no tiles for {pass_}, {kind}, compute capability {capability}, D={d}")
 
 
 def kind_of(dtype: torch.dtype) -> str:

@@ -112,7 +112,7 @@ def forward(
     if out.numel() == 0:
         return out, lse
     kind = config.kind_of(q.dtype)
-    tiles = config.configuration("forward", kind, device.capability(q.device), d, n)
+    tiles = config.configuration("forward", kind, device.capability(q.device), d)
     soft = soft_policy is not None
     programs = b * h * triton.cdiv(n, tiles.block)
     with device.current(q):

@@ -127,7 +127,7 @@ def test_every_problem_has_a_configuration():
         for pass_ in ("forward", "backward"):
             for kind in ("half", "tf32", "ieee"):
                 for d in range(16, 129, 16):
-                    tiles = config.configuration(pass_, kind, capability, d, 320)
+                    tiles = config.configuration(pass_, kind, capability, d)
                     assert 320 % tiles.block == 320 % tiles.tile == 0, tiles
 
 

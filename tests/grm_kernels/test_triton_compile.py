@@ -6,14 +6,27 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
 
 import pytest
 
 from grm_kernels.triton import config
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+THERE = importlib.util.find_spec("triton") is not None
+pytestmark = pytest.mark.skipif(not THERE, reason="Triton is not installed")
 
 CAPABILITIES = [(8, 0), (9, 0), (10, 0), (12, 0)]
+# Some kernels have up to 25 spills with these releases, at 255 registers: there are no more to give.
+RELEASE = metadata.version("triton").rpartition(".")[0] if THERE else ""
+SPILLING = {"3.6": [(8, 0), (12, 0)], "3.9": [(10, 0)]}.get(RELEASE, [])
+by_capability = pytest.mark.parametrize(
+    "capability",
+    [
+        pytest.param(one, marks=pytest.mark.xfail(one in SPILLING, reason=f"spills with Triton {RELEASE}", strict=True))
+        for one in CAPABILITIES
+    ],
+    ids=str,
+)
 # KiB of shared memory that a program may use, and that a multiprocessor has; a program costs 1 KiB besides its own.
 SHARED_LIMIT = {(8, 0): 163, (9, 0): 227, (10, 0): 227, (12, 0): 99}
 SHARED_TOTAL = {capability: limit + 1 for capability, limit in SHARED_LIMIT.items()}
@@ -63,14 +76,14 @@ def compiled():
         yield {capability: pool.submit(compile_cases, capability, USED) for capability in CAPABILITIES}
 
 
-@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+@by_capability
 def test_kernels_that_the_tracker_uses(compiled, capability):
     for case in compiled[capability].result():
         check(case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("capability", CAPABILITIES, ids=str)
+@by_capability
 def test_every_configuration(capability):
     for case in compile_cases(capability, ALL):
         check(case)
@@ -88,7 +101,7 @@ def check(case: dict) -> None:
         assert case["kernels"][1]["scalar_products"] == 0
         return
     kind = "half" if case["dtype"] == "bfloat16" else "tf32" if case.get("tf32") else "ieee"
-    tiles = config.configuration(case["pass_"], kind, capability, case["d"], case["n"])
+    tiles = config.configuration(case["pass_"], kind, capability, case["d"])
     expected = {"forward": ["order_kernel", "forward_kernel"], "backward": ["prologue_kernel", "backward_kernel"]}
     names = expected[case["pass_"]] + (["policy_kernel"] if case["pass_"] == "backward" and case.get("policy") else [])
     if case["pass_"] == "forward" and (case.get("soft") or (kind == "half" and case.get("b") != MANY)):
