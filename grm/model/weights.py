@@ -148,8 +148,8 @@ def load_pretrained(model: GRM, source: str, *, division: bool = True) -> None:
         if not isinstance(model.encoder.stem, EfficientNetStem):
             raise WeightsError(f"{source}: these are weights of a stem that this model does not have")
         load_efficientnet(model.encoder.stem)
-    elif source.lower().endswith((".safetensors", ".pth.tar", ".pt")):
-        load_weights(model, source, division=division)
+    elif (path := str(find_weights(source))).lower().endswith((".safetensors", ".pth.tar", ".pt")):
+        load_weights(model, path, division=division)
     else:
         load_pretrained_encoder(model, source)
 

@@ -7,7 +7,7 @@ import torch
 from grm.config import load_config
 from grm.data.synthetic import HELD_OUT, synthetic_sequence
 from grm.evaluation.runner import mean_overlap, unmoved_overlap
-from grm.model import load_model
+from grm.model import GRM, load_model, load_pretrained
 from grm.tracking import Tracker
 
 
@@ -25,3 +25,10 @@ def test_weights_fit_their_preset_and_track(name, preset):
     ao = np.mean([mean_overlap(tracker, sequence) for sequence in sequences])
     assert ao > np.mean([unmoved_overlap(sequence) for sequence in sequences]) + 0.2
     assert next(model.parameters()).dtype == torch.float32
+
+
+def test_training_can_begin_with_a_name():
+    model = GRM(load_config("grm_nano").model)
+    load_pretrained(model, "nano")
+    for name, tensor in load_model("nano").state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
