@@ -13,10 +13,13 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from ..errors import ConfigError, shown
+from ..files import open_regular
 from .model import ModelConfig
 from .schema import Config
 
-# Of a configuration, keys and values; the presets have below 200.
+# Of a configuration, characters (or bytes), and keys and values once aliases are followed; the presets have below 3,000
+# and 200.
+_LONGEST = 100_000
 _MOST_NODES = 100_000
 
 
@@ -46,7 +49,8 @@ def load_config(source: str | Path, overrides: Sequence[str] = ()) -> Config:
         hint = _did_you_mean(str(source), presets())
         raise ConfigError(f"{source}: no such preset{hint}; there are {_listed(presets())} (or name a .yaml file)")
     try:
-        values = _parse_yaml(path.read_text(encoding="utf-8"))
+        with open_regular(path, ConfigError) as file:
+            values = _parse_yaml(file.read(_LONGEST + 1).decode())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"{source}: cannot be read as YAML: {_reason(error)}") from None
     return parse_config(values, overrides, name=str(source))
@@ -105,6 +109,8 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-
 
 
 def _parse_yaml(text: str) -> Any:
+    if len(text) > _LONGEST:
+        raise yaml.YAMLError(f"it is longer than {_LONGEST} characters")
     loader = _Loader(text)
     try:
         node = loader.get_single_node()

@@ -157,6 +157,9 @@ def test_configuration_survives_json():
         ("model.head={a: [}", r"^[^\n]*the value is not YAML: expected the node content[^\n]*, line 1, column 6$"),
         ("model.head=&a [*a]", "with its aliases it has more than 100000 keys and values"),
         ("model.head=" + 1000 * "[", "it is nested too deeply"),
+        pytest.param(
+            "model.head=" + 100_001 * "1", "the value is not YAML: it is longer than 100000 characters$", id="long"
+        ),
         ("model.head=[" + 300 * "x, " + "]", r"^grm_b256: model.head: .{200,300}\.\.\.$"),
         ("model.encoder.width.sub=3", "override 'model.encoder.width.sub=3': width has no keys, it is 768"),
     ],
@@ -242,6 +245,17 @@ def test_unknown_preset_and_unreadable_files(tmp_path):
     path.write_bytes(b"\xff\xfe\x00\x9f")
     with pytest.raises(ConfigError, match="cannot be read as YAML"):
         load_config(path)
+    path.write_text("#" * 100_001)
+    with pytest.raises(ConfigError, match="cannot be read as YAML: it is longer than 100000 characters"):
+        load_config(path)
+    with pytest.raises(ConfigError, match=r"broken.yaml: expected a file, got a folder"):
+        path.unlink()
+        path.mkdir()
+        load_config(path)
+    endless = tmp_path / "endless.yaml"
+    endless.symlink_to("/dev/zero")
+    with pytest.raises(ConfigError, match=r"endless.yaml: expected a file, got a pipe or a device"):
+        load_config(endless)
 
 
 @pytest.mark.parametrize(("first", "inner"), [("[x]", "[{}]"), ("{k: x}", "{{<<: [{}]}}")], ids=["lists", "merged"])
