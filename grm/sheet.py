@@ -106,7 +106,8 @@ def save_sheet(path: str | Path, bands: Sequence[Band], title: str) -> None:
 
     columns = max(len(row) for band in bands for row in band.rows)
     rows = sum(len(band.rows) for band in bands)
-    pad, head, foot = 0.06, 0.4, 0.35
+    legend_columns = 5 if columns > 3 else 3  # what is written takes as much room as four tiles
+    pad, head, foot = 0.06, 0.4, 0.35 if legend_columns == 5 else 0.55
     width = columns * (_INCHES + pad) + pad
     height = head + foot + rows * (_INCHES + _CAPTION + pad) + len(bands) * _TITLE
     figure = Figure(figsize=(width, height))
@@ -129,7 +130,7 @@ def save_sheet(path: str | Path, bands: Sequence[Band], title: str) -> None:
     blue, light = show_region(np.zeros((1, 1, 3), np.uint8), CropRegion(9, 9, 2), 64)[0, [0, -1]].tolist()
     handles.append(Patch(facecolor=_color(light), edgecolor=_color(blue), hatch="////", label="outside of the frame"))
     handles.append(Patch(facecolor="0.3", label="S: kept away from the template"))
-    figure.legend(handles=handles, loc="lower left", ncols=5, fontsize=9, frameon=False, borderaxespad=0.4)
+    figure.legend(handles=handles, loc="lower left", ncols=legend_columns, fontsize=9, frameon=False, borderaxespad=0.4)
     figure.savefig(path, dpi=120)
 
 

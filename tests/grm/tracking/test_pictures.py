@@ -14,7 +14,7 @@ from grm.drawing import (
     save_attention_picture,
     show_region,
 )
-from grm.sheet import TRACKED, TRUE, Shot, Tile, division_band, layer_tile, save_sheet, search_tile
+from grm.sheet import TRACKED, TRUE, Band, Shot, Tile, division_band, layer_tile, save_sheet, search_tile
 from grm.tracking.attention_maps import template_attention
 from grm_kernels.categories import one_hot
 from grm_kernels.reference import interaction_mask
@@ -164,3 +164,15 @@ def test_attention_pictures_show_what_they_should(tmp_path):
     maps[1, 2, 1] = 0.5
     save_attention_picture(tmp_path / "attention.png", template, search, maps, [1, 3])
     assert cv2.imread(str(tmp_path / "attention.png")).std() > 20
+
+
+@pytest.mark.parametrize("columns", [3, 4, 6])
+def test_what_colours_mean_is_readable_in_sheets_of_any_width(tmp_path, monkeypatch, columns):
+    figures = []
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, dpi: figures.append(figure))
+    tile = Tile(np.zeros((8, 8, 3), np.uint8))
+    save_sheet(tmp_path / "sheet.png", [Band("band", [[tile] * columns])], "title")
+    (figure,) = figures
+    legend, whole = figure.legends[0].get_window_extent(), figure.bbox
+    assert 0 <= legend.x0 and legend.x1 <= whole.x1
+    assert 0 <= legend.y0 and legend.y1 <= figure.axes[0].get_window_extent().y0
