@@ -1,5 +1,6 @@
 """The command line in processes that begin at once: they are forked from one in which everything is imported."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -75,8 +76,9 @@ class Command:
 
     def send(self, number):
         """Sends it a signal, if it is there."""
-        if self._process.is_alive():
-            os.kill(self._process.pid, number)
+        with contextlib.suppress(ProcessLookupError):  # it may end between the question and the signal
+            if self._process.is_alive():
+                os.kill(self._process.pid, number)
 
     def end(self):
         """Its status, once it has ended."""

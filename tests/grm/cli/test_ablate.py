@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from grm.evaluation import pool
+from grm.evaluation import passes
 from grm.model import save_weights
 from grm.training.trainer import Trainer
 
@@ -67,7 +67,7 @@ def test_the_table_is_the_same_however_often_it_was_interrupted(ablate, tmp_path
 
     # The second of a run's two steps, the first step of another, the second of a tracker's two sequences.
     monkeypatch.setattr(Trainer, "_make_step", interrupted("step", Trainer._make_step, (2, 4)))
-    monkeypatch.setattr(pool, "_track_one", interrupted("track", pool._track_one, (2,)))
+    monkeypatch.setattr(passes, "_Going", interrupted("track", passes._Going, (2,)))
     statuses = [ablate("parts", "--seeds", 2)[0] for _ in range(4)]
     assert statuses == [130, 130, 130, 0]
     assert calls == {"step": 8 + 2, "track": 8 + 1}

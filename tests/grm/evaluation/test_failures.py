@@ -117,9 +117,9 @@ def test_division_at_a_loss(grm, tmp_path):
     """Of rendered video; the tiles of the chosen layer widen the sheet."""
     run = tmp_path / "run"
     arguments = ("--limit", 4, "--set", "data.synthetic.frames=60", "--output", run, "--device", "cpu")
-    assert grm("evaluate", "synthetic", *arguments)[0] == 0
+    assert grm("evaluate", "synthetic", "--weights", "tiny", *arguments)[0] == 0
     pictures = [tmp_path / name for name in ("one.png", "three.png")]
-    assert grm("failures", run, "--output", pictures[0], "--layer", 4)[0] == 0
-    assert grm("failures", run, "--output", pictures[1])[0] == 0
+    assert grm("failures", run, "--weights", "tiny", "--output", pictures[0], "--layer", 4)[0] == 0
+    assert grm("failures", run, "--weights", "tiny", "--output", pictures[1])[0] == 0
     one, three = (cv2.imread(str(picture)).shape for picture in pictures)
     assert one[0] == three[0] and one[1] < three[1]
