@@ -26,6 +26,7 @@ class _Stream(io.FileIO):
         self._broken = False
 
     def write(self, data: Any, /) -> int:
+        """Writes bytes, or drops them; the number of bytes in `data` where all were dropped."""
         if not self._broken:
             try:
                 return super().write(data) or 0

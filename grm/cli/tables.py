@@ -69,6 +69,7 @@ class CsvTable(BoxTable):
     first = "frame,target,x,y,w,h,score,time,file,state\r\n"
 
     def add(self, frame: "Frame", boxes: "Boxes", scores: list[float | None], states: list[str]) -> None:
+        """Writes a line for each target."""
         writer = csv.writer(self._file)
         for target, (box, score, state) in enumerate(zip(boxes, scores, states, strict=True)):
             numbers = [f"{value:.3f}" for value in box]
@@ -86,6 +87,7 @@ class JsonTable(BoxTable):
     _separator = "\n"
 
     def add(self, frame: "Frame", boxes: "Boxes", scores: list[float | None], states: list[str]) -> None:
+        """Writes the frame as one object."""
         targets = [
             {
                 "target": target,
@@ -107,6 +109,7 @@ class MotTable(BoxTable):
     """
 
     def add(self, frame: "Frame", boxes: "Boxes", scores: list[float | None], states: list[str]) -> None:
+        """Writes a line for each target."""
         for target, ((x, y, width, height), score) in enumerate(zip(boxes, scores, strict=True)):
             numbers = f"{x + 1:.3f},{y + 1:.3f},{width:.3f},{height:.3f},{1 if score is None else score:.4f}"
             self._file.write(f"{frame.number + 1},{target + 1},{numbers},-1,-1,-1\n")

@@ -172,11 +172,13 @@ class _LimitedGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, limit: float) -> Tensor:
+        """x itself."""
         ctx.limit = limit
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        """The gradient of x, cut."""
         return gradient.clamp(-ctx.limit, ctx.limit), None
 
 

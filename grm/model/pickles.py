@@ -61,8 +61,13 @@ class TensorRecord(NamedTuple):
 class Readable(Protocol):
     """A binary file, as far as it is needed."""
 
-    def read(self, size: int, /) -> bytes: ...
-    def readline(self, size: int, /) -> bytes: ...
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes."""
+        ...
+
+    def readline(self, size: int, /) -> bytes:
+        """A line with its end, or its first so many bytes."""
+        ...
 
 
 _ORDERED_DICTIONARY = Global("collections", "OrderedDict")
@@ -147,9 +152,11 @@ class _Bounded:
         self._file, self._left = file, _MAX_BYTES
 
     def read(self, size: int) -> bytes:
+        """At most so many bytes; raises a PickleError once the file has given more than it may."""
         return self._taken(self._file.read(min(size, self._left + 1)))
 
     def readline(self) -> bytes:
+        """A line with its end; errors as of `read`."""
         return self._taken(self._file.readline(self._left + 1))
 
     def _taken(self, data: bytes) -> bytes:

@@ -285,6 +285,7 @@ class _StopRequest:
 
     @property
     def requested(self) -> bool:
+        """Whether it was asked at least once."""
         return self._requests > 0
 
     def __enter__(self) -> "_StopRequest":
