@@ -106,8 +106,8 @@ def save_sheet(path: str | Path, bands: Sequence[Band], title: str) -> None:
 
     columns = max(len(row) for band in bands for row in band.rows)
     rows = sum(len(band.rows) for band in bands)
-    legend_columns = 5 if columns > 3 else 3  # what is written takes as much room as four tiles
-    pad, head, foot = 0.06, 0.4, 0.35 if legend_columns == 5 else 0.55
+    legend_columns, foot = (5, 0.35) if columns > 3 else (3, 0.55)  # in one row it is as wide as four tiles
+    pad, head = 0.06, 0.4
     width = columns * (_INCHES + pad) + pad
     height = head + foot + rows * (_INCHES + _CAPTION + pad) + len(bands) * _TITLE
     figure = Figure(figsize=(width, height))

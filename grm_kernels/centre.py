@@ -21,7 +21,7 @@ def serves(features: Tensor, weight: Tensor, backend: str | None = None) -> bool
         backend: as of `grm_kernels.triton.serves_inference`.
 
     """
-    return features.shape[-1] <= MAX_SIDE and triton.serves_inference(backend, weight, features)
+    return triton.serves_inference(backend, weight, features) and features.shape[-1] <= MAX_SIDE
 
 
 def bias_relu(x: Tensor, bias: Tensor) -> Tensor:

@@ -26,8 +26,12 @@ def add_layer_norm(
 
     """
     tensors = (x, y, weight, bias)
-    alike = all(tensor.dtype == x.dtype for tensor in tensors) and x.shape == y.shape and x.shape[2] <= _MAX_CHANNELS
-    if alike and triton.serves_inference(backend, weight, bias, x, y):
+    if (
+        triton.serves_inference(backend, weight, bias, x, y)
+        and all(tensor.dtype == x.dtype for tensor in tensors)
+        and x.shape == y.shape
+        and x.shape[2] <= _MAX_CHANNELS
+    ):
         return torch.ops.grm_kernels.triton_add_layer_norm(*tensors, epsilon)
     total = x + y
     return total, F.layer_norm(total, weight.shape, weight, bias, epsilon)

@@ -248,9 +248,9 @@ def test_unknown_preset_and_unreadable_files(tmp_path):
     path.write_text("#" * 100_001)
     with pytest.raises(ConfigError, match="cannot be read as YAML: it is longer than 100000 characters"):
         load_config(path)
+    path.unlink()
+    path.mkdir()
     with pytest.raises(ConfigError, match=r"broken.yaml: expected a file, got a folder"):
-        path.unlink()
-        path.mkdir()
         load_config(path)
     endless = tmp_path / "endless.yaml"
     endless.symlink_to("/dev/zero")

@@ -6,19 +6,19 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 
 import pytest
 
 from grm_kernels.triton import config
+from tests.conftest import version
 
 THERE = importlib.util.find_spec("triton") is not None
 pytestmark = pytest.mark.skipif(not THERE, reason="Triton is not installed")
 
 CAPABILITIES = [(8, 0), (9, 0), (10, 0), (12, 0)]
 # Some kernels have up to 25 spills with these releases, at 255 registers: there are no more to give.
-RELEASE = metadata.version("triton").rpartition(".")[0] if THERE else ""
-SPILLING = {"3.6": [(8, 0), (12, 0)], "3.9": [(10, 0)]}.get(RELEASE, [])
+RELEASE = version("triton") if THERE else None
+SPILLING = {(3, 6): [(8, 0), (12, 0)], (3, 9): [(10, 0)]}.get(RELEASE, [])
 by_capability = pytest.mark.parametrize(
     "capability",
     [

@@ -86,7 +86,10 @@ def test_mistakes_end_in_one_line(ablate, tmp_path):
         (("--figures", "none.yaml"), "none.yaml: cannot be read as YAML"),
         (("--benchmark", "got10k-val", "--root", "nowhere"), "GOT-10k val: missing: nowhere/val"),
         (("--set", "data.train={a: {kind: folder, root: gone}}"), "a: missing: data/gone"),
-        (("--weights", "gone.safetensors"), "--weights gone.safetensors: no such file; shipped weights: nano"),
+        (
+            ("--weights", "gone.safetensors"),
+            "--weights gone.safetensors: no such file; shipped weights: nano, real, tiny",
+        ),
         (("--set", "model.division.thresh=1"), "model.division.thresh: unknown key"),
     ):
         status, _, err = ablate("new", *arguments)
