@@ -74,6 +74,8 @@ class SyntheticConfig(Section):
     #: target, and with it those like it, is one.
     cutouts: Path | None = None
     cutout: float = Field(0.0, ge=0, le=1)
+    #: Probability that a target that is no cut-out, and with it those like it, has limbs that swing.
+    articulated: float = Field(0.0, ge=0, le=1)
     #: Size of the target in pixels, and its width over its height; both uniform in their logarithm.
     size: Range = (26, 56)
     aspect: Range = (0.5, 2.0)

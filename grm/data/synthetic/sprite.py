@@ -68,6 +68,19 @@ class Sprite:
         """Its texture."""
         return self._paint()
 
+    @property
+    def shares(self) -> Array:
+        """(Q,) the shares of its area that the points of `inside` stand for."""
+        return self.shape.shares
+
+    def placed(self, center: Array) -> "Sprite":
+        """The same object with another path of its centre, (N, 2) in pixels."""
+        return Sprite(self.shape, self.motion._replace(center=center), self._paint)
+
+    def reach(self) -> Array:
+        """(N,) no part of it is further from its centre than this, in pixels."""
+        return self.motion.reach()
+
     def outline(self, frames: NDArray[np.int64]) -> tuple[Array, Array]:
         """Points of the outline in n frames: x and y, (n, P) each, in pixels."""
         return self._to_frame(self.shape.corners, frames)

@@ -11,7 +11,6 @@ from ...config import SyntheticConfig
 from ...crop import Image
 from ..augmentation import random_colors
 from ..sequence import Sequences
-from .cutout import Cutout, cutouts
 from .effects import Effects
 from .faults import Faults
 from .looks import (
@@ -19,15 +18,14 @@ from .looks import (
     SCENE_WIDTH,
     SCENES,
     Source,
-    cutout_painter,
     painter,
     photograph_scene,
     random_look,
     scene,
-    similar_look,
 )
 from .motion import Array, wander, wiggle
-from .shapes import Outline, cover_outline, random_outline, similar_outline
+from .objects import random_objects
+from .shapes import Outline, cover_outline
 from .sprite import Motion, Sprite
 
 #: Seeds from here on are held out: their textures and backgrounds are of another bank than those below.
@@ -65,12 +63,12 @@ class SyntheticSequence:
         size = np.exp(rng.uniform(*np.log(config.size)))
         half = 0.5 * size * np.exp(rng.uniform(*np.log(config.aspect)) * np.array([0.5, -0.5]))
         speed, margin = rng.uniform(*config.speed) * size, rng.uniform(*config.margin) * size
-        objects = _Cutouts(rng, config) if config.cutout and rng.random() < config.cutout else _Painted(rng, source)
+        objects = random_objects(rng, config, source)
         half = objects.fit(half)
         # What keeps near the target, or hides it, stays where it would have been without its absences.
         center = _paths(rng, config, 1, margin, speed)[0]
-        motion = _motion(rng, config, center, half)
-        self.target = objects.target(motion._replace(center=self._faults.leaving(center, motion.reach().max())))
+        target = objects.target(_motion(rng, config, center, half))
+        self.target = target.placed(self._faults.leaving(center, target.reach().max()))
 
         passers, alike = _whole(rng, config.passers), _whole(rng, config.distractors)
         paths = _paths(rng, config, passers + alike, margin, speed)
@@ -117,9 +115,9 @@ class SyntheticSequence:
         shown = (x >= 0) & (x < self.config.width) & (y >= 0) & (y < self.config.height)
         for sprite in self._front:
             distance = np.hypot(*(sprite.motion.center - self.target.motion.center).T)
-            near = np.flatnonzero(distance < sprite.motion.reach() + self.target.motion.reach())
+            near = np.flatnonzero(distance < sprite.reach() + self.target.reach())
             shown[near] &= ~sprite.covers(x[near], y[near], near)
-        return ((shown @ self.target.shape.shares) * ~self._faults.black)[self._faults.kept]
+        return ((shown @ self.target.shares) * ~self._faults.black)[self._faults.kept]
 
     @cached_property
     def visible(self) -> NDArray[np.bool_]:
@@ -135,64 +133,6 @@ class SyntheticSequence:
         for sprite in (*self._behind, self.target, *self._front):
             sprite.draw(canvas, index)
         return self._faults.apply(self._effects.apply(canvas, index), index)
-
-
-class _Painted:
-    """Objects of random outlines and textures."""
-
-    def __init__(self, rng: np.random.Generator, source: Source) -> None:
-        self._rng, self._source = rng, source
-        self._look, self._radii = random_look(rng), random_outline(rng)
-
-    def fit(self, half: Array) -> Array:
-        """The half width and height that the target has, of those that were drawn."""
-        return half
-
-    def target(self, motion: Motion) -> Sprite:
-        """The target itself."""
-        return Sprite(Outline(self._radii), motion, painter(self._rng, self._look, self._source))
-
-    def alike(self, motion: Motion, same_shape: bool) -> Sprite:
-        """Something made as the target is."""
-        radii = similar_outline(self._rng, self._radii) if same_shape else random_outline(self._rng)
-        return Sprite(Outline(radii), motion, painter(self._rng, similar_look(self._rng, self._look), self._source))
-
-    def other(self, motion: Motion) -> Sprite:
-        """Anything."""
-        radii = random_outline(self._rng)
-        return Sprite(Outline(radii), motion, painter(self._rng, random_look(self._rng), self._source))
-
-
-class _Cutouts:
-    """Objects of a folder of cut-outs."""
-
-    def __init__(self, rng: np.random.Generator, config: SyntheticConfig) -> None:
-        self._rng, self._all = rng, cutouts(config.cutouts)
-        self._target = self._any()
-
-    def fit(self, half: Array) -> Array:
-        """Half its width and height: as large as was drawn, nearly as wide over high as the cut-out is."""
-        drawn = np.log(half[0] / half[1])
-        aspect = np.log(self._target.aspect) + 0.25 * drawn
-        return np.sqrt(half.prod()) * np.exp(0.5 * aspect * np.array([1, -1]))
-
-    def target(self, motion: Motion) -> Sprite:
-        """The target itself."""
-        return self._sprite(self._target, motion, 0.1)
-
-    def alike(self, motion: Motion, same_shape: bool) -> Sprite:
-        """The same cut-out, or another in its place."""
-        return self._sprite(self._target if same_shape else self._any(), motion, 0.1)
-
-    def other(self, motion: Motion) -> Sprite:
-        """Anything."""
-        return self._sprite(self._any(), motion, 0.2)
-
-    def _any(self) -> Cutout:
-        return self._all[self._rng.integers(len(self._all))]
-
-    def _sprite(self, cutout: Cutout, motion: Motion, strength: float) -> Sprite:
-        return Sprite(cutout, motion, cutout_painter(self._rng, cutout, strength))
 
 
 class _Camera:

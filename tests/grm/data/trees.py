@@ -95,3 +95,17 @@ def write_folder(folder, count=25, name="{:08d}.jpg", boxes=None, separator=",")
         write_frame(folder / name.format(i + 1), 10 * i % 250)
     write_boxes(folder / "groundtruth.txt", boxes_of(count) if boxes is None else boxes, separator)
     return folder
+
+
+def write_cutouts(folder):
+    """An ellipse (80 x 40) and a box (30 x 60), opaque, in larger transparent images; and what is no cut-out."""
+    folder.mkdir()
+    ellipse = np.zeros((100, 120, 4), dtype=np.uint8)
+    cv2.ellipse(ellipse, (60, 50), (40, 20), 0, 0, 360, (20, 60, 200, 255), cv2.FILLED)
+    box = np.zeros((100, 100, 4), dtype=np.uint8)
+    box[20:80, 40:70] = (200, 60, 20, 255)
+    tiny = np.zeros((40, 40, 4), dtype=np.uint8)
+    tiny[10:20, 10:20] = 255
+    for name, image in (("ellipse", ellipse), ("rectangle", box), ("tiny", tiny), ("opaque", box[..., :3])):
+        assert cv2.imwrite(str(folder / f"{name}.png"), image)
+    return folder
