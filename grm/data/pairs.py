@@ -29,8 +29,10 @@ from .augmentation import (
     without_color,
 )
 from .datasets import open_datasets
+from .pasting import with_others
 from .sample import Sample
 from .sequence import Sequences, VideoSequence
+from .synthetic.cutout import Cutout, cutouts
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +95,8 @@ class PairDataset(Dataset[Sample]):
         self.draws = self.failures = 0
         shares = np.array([weights[name] for name in self.datasets])
         self._shares = shares / shares.sum()
+        folder = self.data.synthetic.cutouts
+        self._others = cutouts(self.data.root / folder) if self.data.paste and folder is not None else ()
         # In shared memory, so that workers that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -164,8 +168,8 @@ class PairDataset(Dataset[Sample]):
         around = [boxes[0], jitter_box(boxes[1], self.data.jitter, rng)]
         if not can_be_cropped(np.stack(around)).all():
             raise DataError(f"{choice}: no crops of this size, of boxes {boxes[0].tolist()}, {boxes[1].tolist()}")
-        template = self._cut(images[0], boxes[0], around[0], self.model.template, rng)
-        search = self._cut(images[1], boxes[1], around[1], self.model.search, rng)
+        template = self._cut(images[0], boxes[0], around[0], self.model.template, (), rng)
+        search = self._cut(images[1], boxes[1], around[1], self.model.search, self._others, rng)
         if template is None or search is None:
             return None
         brightness = torch.tensor([template.brightness, search.brightness], dtype=torch.float32)
@@ -187,16 +191,27 @@ class PairDataset(Dataset[Sample]):
             f"{self.data.min_visible} of them visible"
         )
 
-    def _cut(self, image: Image, box: Boxes, around: Boxes, crop: CropConfig, rng: np.random.Generator) -> _Crop | None:
+    def _cut(
+        self,
+        image: Image,
+        box: Boxes,
+        around: Boxes,
+        crop: CropConfig,
+        others: tuple[Cutout, ...],
+        rng: np.random.Generator,
+    ) -> _Crop | None:
         """A crop, augmented; None where it shows nothing of the image, or next to nothing."""
         region = crop_region(around, crop.factor)
         pixels = crop_image(image, region, crop.size)
+        label = region.to_crop(box, crop.size)
+        if others and rng.random() < self.data.paste:
+            frame = region.to_crop(np.array([0, 0, image.shape[1], image.shape[0]], dtype=np.float64), crop.size)
+            pixels = with_others(pixels, label, frame, others, rng)
         brightness = rng.uniform(1 - self.data.brightness, 1 + self.data.brightness)
         if self.data.color:
             pixels = recolored(pixels, self.data.color, rng)
         if self.data.degrade and rng.random() < self.data.degrade:
             pixels = degraded(pixels, rng)
-        label = region.to_crop(box, crop.size)
         flips = bool(rng.random() < self.data.crop_flip)
         if not region.grid_holds_pixels(image.shape[1], image.shape[0], crop.size, mirrored=flips):
             return None
