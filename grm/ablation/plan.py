@@ -113,7 +113,7 @@ def make_plan(
     if budget.weights is not None:
         if not find_weights(budget.weights).is_file():
             raise ConfigError(f"--weights {budget.weights}: no such file; shipped weights: {', '.join(WEIGHTS)}")
-        shared += [f"training.pretrained={json.dumps(str(find_weights(budget.weights)))}", "training.new_division=true"]
+        shared += [f"training.pretrained={json.dumps(budget.weights)}", "training.new_division=true"]
     if pairs is None and budget.pairs is not None:
         pairs = budget.pairs // (len(table.rows) * budget.seeds)
     if pairs is not None:
