@@ -78,6 +78,17 @@ class CropRegion(NamedTuple):
         columns, rows = self._inside(width, height)
         return len(columns) > 0 and len(rows) > 0
 
+    def shown(self, width: int, height: int, size: int) -> tuple[slice, slice]:
+        """The rows and columns of its crop that show nothing but the frame; empty where there are none.
+
+        Args:
+            width, height: of the frame in pixels.
+            size: of the crop in pixels.
+
+        """
+        columns, rows = self._inside(width, height)
+        return _run(_of_frame(rows, self.top, self.side, size)), _run(_of_frame(columns, self.left, self.side, size))
+
     def grid_holds_pixels(self, width: int, height: int, size: int, *, mirrored: bool = False) -> bool:
         """Whether a grid of samples of its crop, one for every 16 pixels from the first on, shows any of the frame.
 
@@ -111,6 +122,12 @@ def _of_frame(inside: range, first: int, side: int, size: int) -> NDArray[np.boo
     if inside:
         beyond[:, inside.start - first : inside.stop - first] = 0
     return cv2.resize(beyond, (size, 1), interpolation=cv2.INTER_LINEAR)[0] == 0
+
+
+def _run(flags: NDArray[np.bool_]) -> slice:
+    """Where the one run of True lies."""
+    first = int(flags.argmax())
+    return slice(first, first + int(flags.sum()))
 
 
 def crop_region(box: Boxes, factor: float) -> CropRegion:

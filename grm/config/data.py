@@ -178,8 +178,8 @@ class DataConfig(Section):
     color: float = Field(0.0, ge=0)
     #: Probability that a crop loses detail: to blur by motion or out of focus, to a smaller size, or to compression.
     degrade: float = Field(0.0, ge=0, le=1)
-    #: Probability that cut-outs, those of `synthetic.cutouts`, are pasted into the search region: beside the target,
-    #: and over up to half of it.
+    #: Probability that cut-outs, those of `synthetic.cutouts`, are pasted into a search region with colours: beside the
+    #: target, and over up to half of what is seen of it.
     paste: float = Field(0.0, ge=0, le=1)
     #: Broken images and annotations are replaced by the next draw until, in one process, there are more than
     #: `failures` of them and they are more than this share of its draws.

@@ -156,8 +156,10 @@ class PairDataset(Dataset[Sample]):
         images = [sequence.frame(choice.template)]
         images.append(images[0] if choice.search == choice.template else sequence.frame(choice.search))
         boxes = [sequence.boxes[choice.template], sequence.boxes[choice.search]]
+        others = self._others
         if rng.random() < self.data.grayscale:
             images = [without_color(image) for image in images]
+            others = ()  # in colour they would be told from the target at once
         if rng.random() < self.data.flip:
             boxes = [mirror_box(box, image.shape[1]) for box, image in zip(boxes, images, strict=True)]
             images = [mirrored(image) for image in images]
@@ -169,7 +171,7 @@ class PairDataset(Dataset[Sample]):
         if not can_be_cropped(np.stack(around)).all():
             raise DataError(f"{choice}: no crops of this size, of boxes {boxes[0].tolist()}, {boxes[1].tolist()}")
         template = self._cut(images[0], boxes[0], around[0], self.model.template, (), rng)
-        search = self._cut(images[1], boxes[1], around[1], self.model.search, self._others, rng)
+        search = self._cut(images[1], boxes[1], around[1], self.model.search, others, rng)
         if template is None or search is None:
             return None
         brightness = torch.tensor([template.brightness, search.brightness], dtype=torch.float32)
@@ -205,8 +207,8 @@ class PairDataset(Dataset[Sample]):
         pixels = crop_image(image, region, crop.size)
         label = region.to_crop(box, crop.size)
         if others and rng.random() < self.data.paste:
-            frame = region.to_crop(np.array([0, 0, image.shape[1], image.shape[0]], dtype=np.float64), crop.size)
-            pixels = with_others(pixels, label, frame, others, rng)
+            shown = region.shown(image.shape[1], image.shape[0], crop.size)
+            pixels = with_others(pixels, label, shown, others, rng)
         brightness = rng.uniform(1 - self.data.brightness, 1 + self.data.brightness)
         if self.data.color:
             pixels = recolored(pixels, self.data.color, rng)
