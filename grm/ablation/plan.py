@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..config import Config, load_config
+from ..data import rendering
 from ..data.sequence import Sequences
 from ..errors import ConfigError, DataError
 from ..evaluation.benchmarks import SYNTHETIC, find_benchmark, open_benchmark
@@ -78,7 +79,7 @@ class Plan(NamedTuple):
 
     def sequences(self) -> Sequences[Any]:
         """Those of the benchmark; errors as of `open_benchmark`."""
-        rendered = self.runs[0].config.data.synthetic if self.benchmark == SYNTHETIC else None
+        rendered = rendering(self.runs[0].config) if self.benchmark == SYNTHETIC else None
         return open_benchmark(self.benchmark, self.root, limit=self.limit, synthetic=rendered)
 
 

@@ -89,12 +89,13 @@ def render(
     A folder gets the frames and groundtruth.txt, one x,y,w,h a line.
     """
     from ..config import load_config
+    from ..data import rendering
     from ..data.export import export_folder, export_video
     from ..data.synthetic import HELD_OUT, synthetic_sequence
 
     if seed >= HELD_OUT:
         raise DataError(f"--seed: expected a number below {HELD_OUT}, got {seed}")
-    sequence = synthetic_sequence(load_config(preset, settings or []).data.synthetic, seed + HELD_OUT * held_out)
+    sequence = synthetic_sequence(rendering(load_config(preset, settings or [])), seed + HELD_OUT * held_out)
     write = export_video if output.suffix and not output.is_dir() else export_folder
     write(sequence, output, draw=draw)
     print(f"{output}: {len(sequence)} frames, {sequence.visible.sum()} of them with the target in sight")

@@ -214,9 +214,10 @@ def _with_threshold(model: "GRM", benchmark: str, weights: str | None, threshold
 
 def _synthetic(config: str | None, settings: list[str] | None) -> Any:
     from ..config import load_config
+    from ..data import rendering
 
     own = [setting for setting in settings or () if setting.startswith("data.")]
-    return load_config(config or "synthetic_tiny", own).data.synthetic
+    return rendering(load_config(config or "synthetic_tiny", own))
 
 
 class _Bar:

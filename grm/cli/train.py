@@ -66,9 +66,13 @@ def _tell(console: "Console", folder: Path, result: "TrainingResult") -> None:
 
 def _folder_of(preset: Path) -> Path:
     """Where a run goes by default. A run's own configuration means that run."""
+    from ..training.log import METRICS_FILE
     from ..training.trainer import CHECKPOINT_FILE, CONFIG_FILE
 
-    own = preset.name == CONFIG_FILE and (preset.parent / CHECKPOINT_FILE).exists()
+    # A run that ended before its first checkpoint has a log.
+    own = preset.name == CONFIG_FILE and any(
+        (preset.parent / name).exists() for name in (CHECKPOINT_FILE, METRICS_FILE)
+    )
     return preset.parent if own else Path("runs") / preset.stem
 
 

@@ -64,7 +64,7 @@ class SyntheticConfig(Section):
 
     width: int = Field(320, ge=64, le=4096)
     height: int = Field(240, ge=64, le=4096)
-    frames: int = Field(80, ge=20, le=100_000)
+    frames: int = Field(80, ge=20, le=10_000)
     #: A folder of more photographs to make textures of; null: those that come with installed packages. A relative one
     #: starts at `data.root`, as that of the cut-outs.
     photographs: Path | None = None
@@ -173,9 +173,9 @@ class DataConfig(Section):
     brightness: float = Field(0.2, ge=0, lt=1)
     #: Each image is stretched in x over y by exp(stretch * N(0, 1)), by itself: the target's extent can then not be
     #: taken over from the template, it has to be seen.
-    stretch: float = Field(0.0, ge=0)
+    stretch: float = Field(0.0, ge=0, le=1)
     #: Each crop's colours are mixed, and lighter or darker, at random: the deviation of a mixing's numbers.
-    color: float = Field(0.0, ge=0)
+    color: float = Field(0.0, ge=0, le=1)
     #: Probability that a crop loses detail: to blur by motion or out of focus, to a smaller size, or to compression.
     degrade: float = Field(0.0, ge=0, le=1)
     #: Probability that cut-outs, those of `synthetic.cutouts`, are pasted into a search region with colours: beside the

@@ -1,7 +1,7 @@
 """Data: sequences of videos with boxes, the readers of data sets, training pairs, and synthetic video."""
 
 from ..errors import DataError
-from .datasets import check_paths, held_out_sequences, open_datasets
+from .datasets import check_paths, held_out_sequences, open_datasets, rendering
 from .pairs import PairDataset, training_pairs
 from .sample import Sample
 from .sequence import Sequences, VideoSequence
@@ -16,6 +16,7 @@ __all__ = [
     "check_paths",
     "held_out_sequences",
     "open_datasets",
+    "rendering",
     "synthetic_sequence",
     "training_pairs",
 ]

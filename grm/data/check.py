@@ -11,6 +11,7 @@ from ..config import Config
 from ..crop import Image
 from ..errors import DataError
 from ..media.images import read_image_warned
+from .readers.regions import Region
 from .sequence import ImageSequence, Sequences, VideoSequence
 
 # Rendered sequences have no files to break: so many tell enough.
@@ -42,7 +43,8 @@ def check_dataset(
     """Walks one data set. Every image must be there; some are opened.
 
     Args:
-        sequences: of the data set. Of more than 100 synthetic ones the first 100 are walked.
+        sequences: of the data set. Of more than 100 synthetic ones the first 100 are walked, of the regions of pictures
+            one of each picture.
         config: how long sequences have to be.
         every: one image of so many is opened, and the first of each video.
         advance: called after each sequence.
@@ -50,8 +52,14 @@ def check_dataset(
     """
     found = Findings(listed=len(sequences), faults=list(sequences.faults))
     for i in range(len(sequences)):
-        sequence = sequences[i]
-        if not isinstance(sequence, ImageSequence) and i == _MAX_SYNTHETIC:
+        try:
+            sequence = sequences[i]
+        except DataError as error:
+            if str(error) in found.faults:  # what ails one ails all
+                break
+            found.faults.append(str(error))
+            continue
+        if _told_enough(sequence, i):
             break
         found.walked += 1
         try:
@@ -62,6 +70,12 @@ def check_dataset(
             _check_frames(sequence, sequences.still, every, found)
         advance()
     return found
+
+
+def _told_enough(sequence: VideoSequence, index: int) -> bool:
+    if isinstance(sequence, Region):
+        return sequence.number > 0
+    return not isinstance(sequence, ImageSequence) and index == _MAX_SYNTHETIC
 
 
 def _check_annotation(sequence: VideoSequence, still: bool, config: Config, found: Findings) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import Config, DatasetConfig
+from ..config import Config, DatasetConfig, SyntheticConfig
 from ..errors import DataError
 from .readers.annotations import read_lines
 from .readers.coco import coco, coco_paths
@@ -52,6 +52,9 @@ def check_paths(config: Config, *groups: Mapping[str, DatasetConfig]) -> None:
     """
     named = [item for datasets in groups for item in datasets.items()]
     faults = [fault for name, dataset in named for fault in _faults(config, name, dataset)]
+    pasted = rendering(config).cutouts
+    if config.data.paste and pasted is not None and not pasted.exists():
+        faults.append(f"data.paste: missing: {pasted}")
     if faults:
         raise DataError("\n".join(faults))
 
@@ -76,12 +79,17 @@ def held_out_sequences(config: Config) -> list[VideoSequence]:
     return [sequence for sequences in open_datasets(config, config.data.held_out).values() for sequence in sequences]
 
 
+def rendering(config: Config) -> SyntheticConfig:
+    """`config.data.synthetic` with its folders from `data.root` on."""
+    return config.data.synthetic.model_copy(update=_folders(config))
+
+
 def _faults(config: Config, name: str, dataset: DatasetConfig) -> list[str]:
     splits = SYNTHETIC_SPLITS if dataset.kind == "synthetic" else READERS[dataset.kind].splits
     if splits and dataset.split not in splits:
         return [f"{name}: split: {dataset.kind} has {', '.join(splits)}, got {dataset.split!r}"]
     if dataset.kind == "synthetic":
-        paths = [config.data.root / folder for folder in _folders(config).values()]
+        paths = list(_folders(config).values())
     else:
         root, named = config.data.root / dataset.root, dataset.names is not None
         paths = READERS[dataset.kind].paths(root, dataset.split, named)
@@ -91,9 +99,7 @@ def _faults(config: Config, name: str, dataset: DatasetConfig) -> list[str]:
 
 def _open(config: Config, name: str, dataset: DatasetConfig) -> Sequences[Any]:
     if dataset.kind == "synthetic":
-        folders = {name: config.data.root / folder for name, folder in _folders(config).items()}
-        synthetic = config.data.synthetic.model_copy(update=folders)
-        return synthetic_sequences(synthetic, dataset.split, dataset.limit)
+        return synthetic_sequences(rendering(config), dataset.split, dataset.limit)
     root = config.data.root / dataset.root
     names = None if dataset.names is None else read_lines(config.data.root / dataset.names)
     sequences = READERS[dataset.kind].read(root, dataset.split, names)[: dataset.limit]
@@ -105,4 +111,4 @@ def _open(config: Config, name: str, dataset: DatasetConfig) -> Sequences[Any]:
 def _folders(config: Config) -> dict[str, Path]:
     """The folders that synthetic video is made of."""
     names = {name: getattr(config.data.synthetic, name) for name in ("photographs", "cutouts")}
-    return {name: folder for name, folder in names.items() if folder is not None}
+    return {name: config.data.root / folder for name, folder in names.items() if folder is not None}

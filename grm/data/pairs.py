@@ -28,7 +28,7 @@ from .augmentation import (
     stretched,
     without_color,
 )
-from .datasets import open_datasets
+from .datasets import open_datasets, rendering
 from .pasting import with_others
 from .sample import Sample
 from .sequence import Sequences, VideoSequence
@@ -95,8 +95,8 @@ class PairDataset(Dataset[Sample]):
         self.draws = self.failures = 0
         shares = np.array([weights[name] for name in self.datasets])
         self._shares = shares / shares.sum()
-        folder = self.data.synthetic.cutouts
-        self._others = cutouts(self.data.root / folder) if self.data.paste and folder is not None else ()
+        folder = rendering(config).cutouts
+        self._others = cutouts(folder) if self.data.paste and folder is not None else ()
         # In shared memory, so that workers that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 

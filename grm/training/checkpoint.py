@@ -104,15 +104,19 @@ def check_resumable(checkpoint: Checkpoint, config: Config, step_samples: int) -
 
     """
     try:
-        before = _flat(Config.model_validate_json(checkpoint.config).model_dump(mode="json"))
+        saved = Config.model_validate_json(checkpoint.config)
     except ValidationError as error:
         raise CheckpointError(f"the checkpoint is of another version: {error.errors()[0]['loc']}") from None
-    now = _flat(config.model_dump(mode="json"))
+    before, now = _flat(saved.model_dump(mode="json")), _flat(config.model_dump(mode="json"))
     differences = [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in sorted({*before, *now} - FREE_KEYS)
         if before.get(key) != now.get(key) and not key.startswith("data.held_out")
     ]
+    # A data set is drawn by its place among all.
+    orders = [list(each.data.train) for each in (saved, config)]
+    if orders[0] != orders[1] and sorted(orders[0]) == sorted(orders[1]):
+        differences.append(f"the order of data.train was {', '.join(orders[0])}, is {', '.join(orders[1])}")
     # The number of processes may change with training.accumulate, as long as their product stays.
     same_step = checkpoint.step_samples == step_samples
     differences = [d for d in differences if not (same_step and d.startswith("training.accumulate "))]

@@ -27,7 +27,9 @@ class Region(ImageSequence):
 
     def __init__(self, path: Path, number: int) -> None:
         super().__init__(f"{path.name} region {number}")
-        self._path, self._number = path, number
+        #: Tells the regions of a picture apart, from 0.
+        self.number = number
+        self._path = path
 
     def path(self, index: int) -> Path:
         """Where the picture lies, whatever the index."""
@@ -43,7 +45,7 @@ class Region(ImageSequence):
 
     def read_annotation(self) -> Annotation:
         """A box that depends on nothing but the picture and the region's number."""
-        rng = np.random.default_rng(self._number)
+        rng = np.random.default_rng(self.number)
         height, width = self._image.shape[:2]
         low, high = np.log(_SIZE)
         size = np.exp(rng.uniform(low, high, (_CANDIDATES, 1))) * min(height, width)

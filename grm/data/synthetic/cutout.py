@@ -1,5 +1,6 @@
 """Cut-outs: photographed objects with an opacity for each pixel, for synthetic video to show."""
 
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,14 +27,21 @@ class Cutout(Shape):
     """The shape and the texture of a photographed object."""
 
     def __init__(self, image: Image) -> None:
-        """Cuts the object out of an image (height, width, 4): RGB and opacity."""
+        """Cuts the object out of an image (height, width, 4): RGB and opacity.
+
+        Raises:
+            DataError: it is too small, or fills too little of its box.
+
+        """
         opaque = image[..., 3] > _OPAQUE
-        rows, columns = np.flatnonzero(opaque.any(1)), np.flatnonzero(opaque.any(0))
-        left, top, right, bottom = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1
+        left, top, width, height = cv2.boundingRect(opaque.astype(np.uint8))
+        if min(width, height) < _SMALLEST or opaque.sum() < _FILLED * width * height:
+            raise DataError(
+                f"expected {_SMALLEST} opaque pixels or more each way, and {_FILLED:.0%} of their box filled"
+            )
+        right, bottom = left + width, top + height
         #: Width over height of its outline's box.
-        self.aspect = float((right - left) / (bottom - top))
-        #: Share of the box that it fills.
-        self.filled = float(opaque[top:bottom, left:right].mean())
+        self.aspect = width / height
         # Its box becomes -1 to 1, of a texture that reaches from -REACH to REACH.
         half, middle = _SIDE / (2 * REACH), _SIDE / 2
         scale = 2 * half / np.array([right - left, bottom - top])
@@ -48,6 +56,8 @@ class Cutout(Shape):
         self.texture: Image = np.ascontiguousarray(whole[..., :3])
         self._alpha = np.ascontiguousarray(whole[..., 3])
         mask = (self._alpha > _OPAQUE).astype(np.uint8)
+        if not mask.any():
+            raise DataError("expected an object, got lines that are gone when it is made smaller")
         outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
         outline = np.concatenate(outlines)[:, 0]
         # The furthest points each way are kept, whichever of the others are.
@@ -86,14 +96,14 @@ def cutouts(folder: Path) -> tuple[Cutout, ...]:
     """
     found = []
     for name in list_frames(folder):
-        image = cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED)
+        try:
+            image = cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED)
+        except cv2.error:  # its header states more pixels than OpenCV reads
+            continue
         if image is None or image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8:
             continue
-        if min(cv2.boundingRect((image[..., 3] > _OPAQUE).astype(np.uint8))[2:]) < _SMALLEST:
-            continue
-        cutout = Cutout(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA))
-        if cutout.filled >= _FILLED:
-            found.append(cutout)
+        with suppress(DataError):
+            found.append(Cutout(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)))
     if not found:
         raise DataError(f"{folder}: holds no cut-outs: images with an opacity, {_SMALLEST} pixels or more each way")
     return tuple(found)

@@ -136,6 +136,37 @@ def test_synthetic_data():
     assert rows[1][:5] == ["held_out.synthetic", "20", "20", "0", "1600"]
 
 
+def test_regions_are_looked_at_picture_by_picture(tmp_path):
+    """A thousand regions of each of three pictures, one of which is no image: it is said once."""
+    trees.write_folder(tmp_path / "photos", 3)
+    (tmp_path / "photos" / "00000002.jpg").write_bytes(b"no image")
+    photos = "data.train={photos: {kind: regions, root: photos}}"
+    arguments = ("--set", f"data.root={tmp_path}", "--set", photos, "--set", "data.held_out={}")
+    status, output = run("check", "grm_nano", *arguments)
+    rows = output.splitlines()
+    assert status == 1 and rows[1].split()[:3] == ["train.photos", "3000", "3"]
+    assert len(rows) == 3 and "00000002.jpg" in rows[2]
+
+
+def test_folders_of_rendered_video_start_at_the_root(tmp_path, monkeypatch):
+    """In every command alike, wherever one is; what is missing or holds nothing of use is said once."""
+    trees.write_cutouts(tmp_path / "root" / "cut")
+    monkeypatch.chdir(tmp_path)
+    common = ["--set", f"data.root={tmp_path / 'root'}", "--set", "data.synthetic.cutout=1"]
+    cut = [*common, "--set", "data.synthetic.cutouts=cut"]
+    assert run("render", tmp_path / "clip", *cut, *SHORT)[0] == 0
+    assert run("check", "synthetic_tiny", *cut, *SHORT)[0] == 0
+    trees.write_folder(tmp_path / "root" / "videos" / "one", 25)
+    trees.write_folder(tmp_path / "root" / "opaque", 2)
+    both = "data.train={own: {kind: folder, root: videos}, it: {kind: synthetic, limit: 1000000}}"
+    opaque = [*common, "--set", "data.synthetic.cutouts=opaque", "--set", both, "--set", "data.held_out={}"]
+    status, output = run("check", "synthetic_tiny", *opaque)
+    assert status == 1 and output.count("holds no cut-outs") == 1 and "train.own" in output
+    paste = ["--set", "data.paste=0.5", "--set", "data.synthetic.cutouts=none", "--set", both]
+    with pytest.raises(DataError, match=r"it: missing: .*none\n(.*\n)?data.paste: missing: .*none"):
+        run("check", "grm_nano", *common, *paste)
+
+
 def test_what_cannot_be_checked(tmp_path):
     both = ("data.train={a: {kind: folder, root: a}}", "data.held_out={b: {kind: folder, root: b}}")
     with pytest.raises(DataError, match=r"a: missing: .*\n?b: missing: "):

@@ -45,6 +45,10 @@ def test_trains_and_resumes(train, tmp_path):
     assert status == 0 and [line["step"] for line in read_log(tmp_path / "other")] == [1, 2, 3, 4, 4]
     status, output = train("other/config.yaml", "--resume")
     assert status == 0 and "finished: other/weights.safetensors" in output
+    for written in (*(tmp_path / "other").glob("*.safetensors"), tmp_path / "other/checkpoint.pt"):
+        written.unlink()
+    status, output = train("other/config.yaml", "--resume")
+    assert status == 0 and "other: no checkpoint yet" in output and not (tmp_path / "runs/config").exists()
     status, output = train("small.yaml", "--output", "new", "--resume")
     assert status == 0 and "new: no checkpoint yet, starts from the first step" in output
 

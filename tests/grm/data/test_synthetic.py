@@ -1,6 +1,8 @@
 """Synthetic video: a function of its seed, boxes and visibility against pixels, and how hard it is."""
 
 import pickle
+import struct
+import zlib
 
 import cv2
 import numpy as np
@@ -393,7 +395,10 @@ def test_cutouts_are_cut_to_their_boxes(tmp_path):
     """By geometry: aspects, filled shares (pi / 4 of an ellipse), and what lies inside."""
     ellipse, box = cutouts(trees.write_cutouts(tmp_path / "cutouts"))
     assert ellipse.aspect == pytest.approx(81 / 41) and box.aspect == pytest.approx(0.5)
-    assert ellipse.filled == pytest.approx(np.pi / 4, abs=0.02) and box.filled == 1
+    # The middles of 200 x 200 cells of the box.
+    grid = np.meshgrid(*[(np.arange(200) + 0.5) / 100 - 1] * 2)
+    filled = [shape.holds(*grid).mean() for shape in (ellipse, box)]
+    assert filled == pytest.approx([np.pi / 4, 1], abs=0.02)
     for shape in (ellipse, box):
         assert np.abs(shape.corners).max(axis=1) == pytest.approx([1, 1])
         assert shape.corners.min(axis=1) == pytest.approx([-1, -1], abs=0.02)
@@ -418,6 +423,31 @@ def test_video_of_cutouts(tmp_path):
         (top, left), (bottom, right) = seen.min(0) - 100, seen.max(0) + 1 - 100
         x, y, width, height = sequence.target.boxes(np.array([frame]))[0]
         assert [x, y, x + width, y + height] == pytest.approx([left, top, right, bottom], abs=1.5)
+
+
+def test_what_is_no_cutout_is_left_out(tmp_path):
+    """Thin lines, before or after an image is made smaller, and a header of more pixels than are read."""
+    folder = trees.write_cutouts(tmp_path / "cutouts")
+    count = len(cutouts(folder))
+    frame, lines, dots = (np.zeros((1200, 1200, 4), dtype=np.uint8) for _ in range(3))
+    cv2.rectangle(frame, (50, 50), (1150, 1150), (255, 255, 255, 255), 2)
+    lines[100:1100:6, 100:1100] = 255
+    dots[100:1100:10, 100:1100:10] = 255
+    for name, image in (("frame", frame), ("lines", lines), ("dots", dots)):
+        assert cv2.imwrite(str(folder / f"{name}.png"), image)
+    (folder / "huge.png").write_bytes(png_header(100_000, 100_000))
+    cutouts.cache_clear()
+    assert len(cutouts(folder)) == count
+
+
+def png_header(width, height):
+    """A PNG image that states its size and has no pixels."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
 def test_a_folder_without_cutouts(tmp_path):

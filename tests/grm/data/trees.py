@@ -99,7 +99,7 @@ def write_folder(folder, count=25, name="{:08d}.jpg", boxes=None, separator=",")
 
 def write_cutouts(folder):
     """An ellipse (80 x 40) and a box (30 x 60), opaque, in larger transparent images; and what is no cut-out."""
-    folder.mkdir()
+    folder.mkdir(parents=True)
     ellipse = np.zeros((100, 120, 4), dtype=np.uint8)
     cv2.ellipse(ellipse, (60, 50), (40, 20), 0, 0, 360, (20, 60, 200, 255), cv2.FILLED)
     box = np.zeros((100, 100, 4), dtype=np.uint8)

@@ -118,6 +118,15 @@ def test_only_its_own_run_goes_on():
         check_resumable(checkpoint, training_config(*same, "training.accumulate=2"), 16)
 
 
+def test_data_sets_keep_their_order():
+    """Which one a number draws goes by its place among all."""
+    sets = [f"data.train.{name}={{kind: synthetic, limit: 3}}" for name in ("one", "two")]
+    checkpoint = make_checkpoint(config=training_config(*sets))
+    check_resumable(checkpoint, training_config(*sets), 8)
+    with pytest.raises(CheckpointError, match=r"the order of data.train was .*one, two, is .*two, one$"):
+        check_resumable(checkpoint, training_config(*sets[::-1]), 8)
+
+
 def test_a_checkpoint_of_before_a_key_goes_on_with_its_default():
     stored = json.loads(training_config().model_dump_json())
     for key in ("ratios", "ratio_rule", "region"):
