@@ -59,7 +59,8 @@ class JitterConfig(Section):
 class SyntheticConfig(Section):
     """Synthetic video: how large, how varied and how hard. Pairs of numbers are the ends of a uniform range.
 
-    A target's size is the square root of the area of its box in the first frame. "Deviation": of a smooth random curve.
+    A target's size is the square root of its width times its height in the first frame, before it is turned and bent.
+    "Deviation": of a smooth random curve.
     """
 
     width: int = Field(320, ge=64, le=4096)
@@ -82,7 +83,7 @@ class SyntheticConfig(Section):
     #: Root mean square speed in sizes a frame; the centre stays so many sizes inside the frame.
     speed: Range = (0.06, 0.18)
     margin: Range = (0.3, 1.5)
-    #: Deviations: of the angle in radians, of the logarithms of size and of aspect.
+    #: Deviations: of the angle in radians, of the logarithms of size and of the square root of the aspect.
     turn: float = Field(0.5, ge=0, le=100)
     scale: float = Field(0.2, ge=0, le=4)
     stretch: float = Field(0.12, ge=0, le=4)

@@ -1,4 +1,4 @@
-"""Synthetic video: sequences with exact boxes, rendered on the fly. Needs nothing but installed packages."""
+"""Synthetic video, with the boxes of what is drawn, rendered on the fly. Needs nothing but installed packages."""
 
 from ...config import SyntheticConfig
 from .video import HELD_OUT, SyntheticSequence, synthetic_sequence, synthetic_sequences

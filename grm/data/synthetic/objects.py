@@ -100,7 +100,9 @@ class Cutouts:
         return self._all[self._rng.integers(len(self._all))]
 
     def _sprite(self, cutout: Cutout, motion: Motion, strength: float) -> Sprite:
-        return Sprite(cutout, motion, cutout_painter(self._rng, cutout, strength))
+        # As large as the motion says, which is the target's; as wide over high as itself.
+        half = motion.half * np.sqrt(cutout.aspect / self._target.aspect) ** np.array([1, -1])
+        return Sprite(cutout, motion._replace(half=half), cutout_painter(self._rng, cutout, strength))
 
 
 def random_objects(rng: np.random.Generator, config: SyntheticConfig, source: Source) -> Painted | Figures | Cutouts:

@@ -1,6 +1,6 @@
 """Outlines of synthetic objects: star-shaped, so that a function of the angle says all.
 
-Points of an object are in its own units: its outline reaches from -1 to 1.
+Points of an object are in its own units: its outline lies between -1 and 1, and touches one of these in x or in y.
 """
 
 from abc import ABC, abstractmethod
@@ -52,7 +52,7 @@ class Outline(Shape):
 
 
 def random_outline(rng: np.random.Generator) -> Array:
-    """(CORNERS,) radii at `ANGLES`; the outline reaches from -1 to 1 in x and in y."""
+    """(CORNERS,) radii at `ANGLES`; the outline fits its box, see `fitted`."""
     return fitted(_KINDS[rng.integers(len(_KINDS))](rng))
 
 

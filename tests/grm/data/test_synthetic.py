@@ -425,6 +425,25 @@ def test_video_of_cutouts(tmp_path):
         assert [x, y, x + width, y + height] == pytest.approx([left, top, right, bottom], abs=1.5)
 
 
+def test_cutouts_keep_their_aspects(tmp_path):
+    """All of them, not the target's alone: twice as wide as high, or half; ends of what is drawn beside."""
+    folder = trees.write_cutouts(tmp_path / "cutouts")
+    plain = {"stretch": 0, "deform": 0, "turn": 0, "aspect": (1, 1), "distractors": (3, 3), "passers": (3, 3)}
+    config = SyntheticConfig(cutouts=folder, cutout=1, occlusions=(0, 0), **plain)
+    seen = {"target": [], "others": []}
+    for seed in range(30):
+        sequence = synthetic_sequence(config, seed)
+        for sprite in (sequence.target, *sequence._front, *sequence._behind):
+            wide, high = sprite.motion.half[0]
+            name = "target" if sprite is sequence.target else "others"
+            seen[name].append(np.log(wide / high / sprite.shape.aspect))
+    assert np.abs(seen["target"]).max() < 1e-9
+    # Widths and heights are drawn with a deviation of their logarithms of 0.4 at most; of 180, four deviations.
+    assert np.abs(seen["others"]).max() < 4 * 0.4 * np.sqrt(2) and abs(np.mean(seen["others"])) < 4 * 0.57 / np.sqrt(
+        180
+    )
+
+
 def test_what_is_no_cutout_is_left_out(tmp_path):
     """Thin lines, before or after an image is made smaller, and a header of more pixels than are read."""
     folder = trees.write_cutouts(tmp_path / "cutouts")
