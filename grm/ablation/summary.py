@@ -11,7 +11,7 @@ from ..evaluation.benchmarks import find_benchmark
 from ..evaluation.rendering import HEADINGS
 from ..evaluation.report import Comparison, compare
 from ..evaluation.results import Results
-from ..evaluation.scoring import Difference, SequenceScore, difference
+from ..evaluation.scoring import Difference, SequenceScore, difference, student
 from ..evaluation.speed import FormSpeed
 from .plan import Plan
 from .tables import ACCURACY, SPEED, Order, Row
@@ -104,8 +104,9 @@ def seeded_difference(
     """How much one row is better than another: the mean over seeds and sequences, both paired.
 
     The error has two parts, of independent causes: over sequences, that of the mean over seeds; and over seeds, that of
-    the mean over sequences. Each holds a little of the other, so it is rather too large. Of one seed the second is not
-    known, and left out.
+    the mean over sequences. Of one seed the second is not known, and left out. A difference means something where it
+    exceeds both, each by Student's t: of two seeds, 12.7 errors. Of equal rows of 40 sequences with two to five seeds,
+    that tells 2 to 6% apart; with the normal distribution's 1.96 of the whole error it is up to 25%.
 
     Args:
         first: of each seed, the scores of all sequences.
@@ -119,14 +120,16 @@ def seeded_difference(
         return over_sequences
     means = [difference(a, b, figure).mean for a, b in pairs]
     over_seeds = statistics.stdev(means) / math.sqrt(len(means))
-    return Difference(over_sequences.mean, math.hypot(over_sequences.error, over_seeds))
+    margin = max(over_sequences.margin, student(len(means) - 1) * over_seeds)
+    return Difference(over_sequences.mean, math.hypot(over_sequences.error, over_seeds), margin)
 
 
 def speed_difference(first: FormSpeed, second: FormSpeed) -> Difference:
     """Frames a second of one row minus another's; the error is that of the networks' medians."""
     fps = [1 / speed.total for speed in (first, second)]
     errors = [f * f * speed.model_error for f, speed in zip(fps, (first, second), strict=True)]
-    return Difference(fps[0] - fps[1], math.hypot(*errors))
+    error = math.hypot(*errors)
+    return Difference(fps[0] - fps[1], error, student() * error)
 
 
 def _mean_over_seeds(scores: Sequence[Sequence[SequenceScore]], figure: str) -> list[SequenceScore]:
@@ -203,17 +206,22 @@ def json_values(summary: Summary) -> dict[str, Any]:
                 "label": result.row.label,
                 "overrides": list(result.row.overrides),
                 "figures": result.figures,
-                "difference": None if result.gap is None else result.gap._asdict(),
+                "difference": None if result.gap is None else _known(result.gap),
                 "speed": {**result.speed._asdict(), "total": result.speed.total},
                 "paper": dict(result.row.paper),
             }
             for result in summary.rows
         },
         "orders": [
-            {**result.order._asdict(), **result.difference._asdict(), "verdict": result.verdict}
+            {**result.order._asdict(), **_known(result.difference), "verdict": result.verdict}
             for result in summary.orders
         ],
     }
+
+
+def _known(gap: Difference) -> dict[str, float | None]:
+    """JSON has no NaN."""
+    return {name: None if math.isnan(value) else value for name, value in gap._asdict().items()}
 
 
 def _spread(values: Sequence[float]) -> str:

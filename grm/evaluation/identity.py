@@ -17,6 +17,7 @@ from ..model import GRM
 _SOURCES = (
     "grm.boxes",
     "grm.crop",
+    "grm.data.augmentation",
     "grm.data.readers",
     "grm.data.sequence",
     "grm.data.synthetic",

@@ -103,8 +103,8 @@ def notes(comparison: Comparison) -> list[str]:
 
 #: What the column of differences means.
 NOISE = (
-    "±: paired standard error over sequences; (noise): below 1.96 of them, so that other sequences of the same kind "
-    "might well turn the difference around."
+    "±: paired standard error over sequences; (noise): below what Student's t has for 95%, so that other sequences of "
+    "the same kind might well turn the difference around."
 )
 
 

@@ -20,28 +20,32 @@ BURN_IN = 10
 
 
 def with_restarts(sequence: VideoSequence) -> Pass:
-    """A sequence in which a tracker starts anew after each failure; a frame without a true box is no failure.
+    """A sequence in which a tracker starts anew after each failure.
+
+    A frame without the target in sight is no failure, and none to show it in.
 
     Returns:
-        boxes, NaN from a failure to the next initialisation, which has the true box.
+        boxes, NaN from a failure to the next initialisation, which has the true box; seconds, NaN in these frames, too.
 
     Raises:
         DataError: the first frame has no box, or a frame cannot be read.
 
     """
-    truth, known, count = sequence.boxes, has_box(sequence.boxes), len(sequence)
-    if not known[0]:
+    truth, count = sequence.boxes, len(sequence)
+    if not has_box(truth[0]):
         raise DataError(f"{sequence.name}: expected a box in the first frame")
-    boxes, scores, seconds = np.full((count, 4), np.nan), np.full(count, np.nan), np.zeros(count)
+    known = has_box(truth) & sequence.visible
+    known[0] = True
+    boxes, scores, seconds = np.full((count, 4), np.nan), np.full(count, np.nan), np.full(count, np.nan)
     start, tracking = 0, False
     for index in range(count):
         if not tracking and (index < start or not known[index]):
             continue
-        result, seconds[index] = yield Look(sequence.frame(index), None if tracking else truth[index])
+        result, taken = yield Look(sequence.frame(index), None if tracking else truth[index])
         if not tracking:
             boxes[index], tracking = truth[index], True
             continue
-        scores[index] = result.score
+        scores[index], seconds[index] = getattr(result, "score", np.nan), taken
         if known[index] and not iou(result.box, truth[index]) > 0:
             start, tracking = index + SKIPPED, False
         else:
@@ -59,7 +63,7 @@ def accuracy_and_failures(boxes: Boxes, truth: Boxes) -> tuple[float, int]:
 
     Args:
         boxes: (N, 4) of `track_with_restarts`.
-        truth: (N, 4), NaN where there is no box.
+        truth: (N, 4), NaN where the target is not in sight.
 
     """
     there = has_box(boxes)

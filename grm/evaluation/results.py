@@ -87,8 +87,8 @@ class RunFolder:
             "run": self.hash,
             "frames": len(trajectory.boxes),
             "given": _given(sequence),
-            # The first frame shows the target and is not tracked.
-            "seconds": float(trajectory.seconds[1:].sum()),
+            "tracked": len(trajectory.tracked_seconds),
+            "seconds": float(trajectory.tracked_seconds.sum()),
             "sha256": {part: _digest(text.encode()) for part, text in texts.items()},
         }
         write_text(self.folder / _FINISHED / f"{sequence.name}.json", json.dumps(values) + "\n")
@@ -168,9 +168,31 @@ class Results:
             raise DataError(f"{path}: is missing, or was changed since it was written")
         return [_read_table(path)]
 
-    def scores(self, name: str) -> NDArray[np.float64] | None:
-        """(N,) the tracker's score of each frame, NaN in the first; None: results of another tool."""
-        return None if self.run is None else _read_table(self.folder / _SCORES / f"{name}.txt", columns=1)[:, 0]
+    def first_boxes(self, name: str, count: int) -> Boxes:
+        """(count, 4) the boxes of the first repetition; those after the last frame are left out. Errors as of `boxes`.
+
+        Raises:
+            DataError: there are fewer.
+
+        """
+        return self._cut(name, "boxes", self.boxes(name)[0], count)
+
+    def scores(self, name: str, count: int) -> NDArray[np.float64] | None:
+        """(count,) the tracker's score of each frame, NaN in the first; None: results of another tool.
+
+        Raises:
+            DataError: the file is missing or broken, or there are fewer.
+
+        """
+        if self.run is None:
+            return None
+        scores = _read_table(self.folder / _SCORES / f"{name}.txt", columns=1)[:, 0]
+        return self._cut(name, "scores", scores, count)
+
+    def _cut(self, name: str, what: str, values: NDArray[np.float64], count: int) -> NDArray[np.float64]:
+        if len(values) < count:
+            raise DataError(f"{self.folder}: {name}: {len(values)} {what} for {count} frames")
+        return values[:count]
 
     def times(self, name: str) -> NDArray[np.float64] | None:
         """(N, repetitions) seconds of each frame; None where they are not known."""
@@ -183,7 +205,11 @@ class Results:
         """How long the tracked frames took; None where that is not known."""
         if self.run is not None:
             finished = _read_finished(self.folder, name)
-            return None if finished is None else Speed(finished["frames"] - 1, finished["seconds"])
+            return (
+                None
+                if finished is None
+                else Speed(finished.get("tracked", finished["frames"] - 1), finished["seconds"])
+            )
         seconds = self.times(name)
         if seconds is None:
             return None

@@ -42,9 +42,15 @@ class Trajectory(NamedTuple):
     boxes: Boxes
     #: (N,) of the tracker; NaN in the first frame, and where it gives none.
     scores: NDArray[np.float64]
-    #: (N,) seconds that the tracker took for each frame, reading it not included. Of several sequences that are tracked
-    #: at once, an equal share of the time of all their frames.
+    #: (N,) seconds that the tracker took for each frame, reading it not included; NaN where it did not track. Of
+    #: several sequences that are tracked at once, an equal share of the time of all their frames.
     seconds: NDArray[np.float64]
+
+    @property
+    def tracked_seconds(self) -> NDArray[np.float64]:
+        """Seconds of the frames that were tracked; the first shows the target and is not."""
+        later = self.seconds[1:]
+        return later[np.isfinite(later)]
 
 
 class Look(NamedTuple):

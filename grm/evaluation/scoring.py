@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..boxes import Boxes
+from ..boxes import Boxes, has_box
 from ..data import VideoSequence
 from ..data.readers.annotations import read_integers
 from ..data.readers.got10k import Got10kSequence
@@ -32,8 +32,11 @@ FIGURES = {
     "got10k": ("AO", "SR50", "SR75"),
     "restarts": ("accuracy", "failures"),
 }
-# Differences below so many standard errors are noise: the 95% quantile of a normal distribution, both sides.
-_NOISE = 1.96
+# The 95% quantile, both sides, of Student's t: degrees of freedom and value (of infinitely many, the normal one).
+_STUDENT = {
+    1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262, 10: 2.228, 12: 2.179,
+    15: 2.131, 20: 2.086, 30: 2.042, 60: 2.000, 120: 1.980, math.inf: 1.960,
+}  # fmt: skip
 
 
 class Truth(NamedTuple):
@@ -78,21 +81,25 @@ class Difference(NamedTuple):
     mean: float
     #: Standard error of it, over the sequences; NaN of a single one.
     error: float
+    #: What a difference has to exceed to mean something, at 95% by Student's t; NaN where that is not known.
+    margin: float
 
     @property
     def is_noise(self) -> bool:
-        """Whether other sequences of the same kind might well turn it around (95% of a normal distribution)."""
-        return not abs(self.mean) > _NOISE * self.error
+        """Whether other sequences of the same kind might well turn it around."""
+        return not abs(self.mean) > self.margin
 
 
 def read_truth(benchmark: Benchmark, sequence: VideoSequence) -> Truth:
     """What the boxes of a sequence are compared with; of GOT-10k its first image is opened.
 
     Raises:
-        DataError: the annotation or the image is missing or broken.
+        DataError: the annotation or the image is missing or broken, or only the first frame has a box.
 
     """
     truth = Truth(sequence.name, sequence.boxes, sequence.visible)
+    if len(truth.boxes) > 1 and not has_box(truth.boxes[1:]).any():
+        raise DataError(f"{sequence.name}: only the first frame has a box: there is nothing to compare with")
     if benchmark.metric != "got10k":
         return truth
     counted = sequence.visible
@@ -105,7 +112,7 @@ def read_truth(benchmark: Benchmark, sequence: VideoSequence) -> Truth:
 
 def held_frames(boxes: Boxes, truth: Truth) -> NDArray[np.bool_]:
     """(N,) where the target is in sight, and overlapped by more than half by the boxes (N, 4) of one repetition."""
-    return frame_errors(boxes[: len(truth.boxes)], truth.boxes, truth.visible).overlap > HELD_OVERLAP
+    return frame_errors(boxes, truth.boxes, truth.visible).overlap > HELD_OVERLAP
 
 
 def score_sequence(truth: Truth, repetitions: Sequence[Boxes], protocol: Protocol) -> SequenceScore:
@@ -126,7 +133,8 @@ def score_sequence(truth: Truth, repetitions: Sequence[Boxes], protocol: Protoco
             raise DataError(f"{truth.name}: {len(boxes)} boxes for {count} frames")
     tracked = [boxes[:count] for boxes in repetitions]
     if protocol == "restarts":
-        runs = np.mean([accuracy_and_failures(boxes, truth.boxes) for boxes in tracked], axis=0)
+        in_sight = np.where(truth.visible[:, None], truth.boxes, np.nan)
+        runs = np.mean([accuracy_and_failures(boxes, in_sight) for boxes in tracked], axis=0)
         return SequenceScore(truth.name, count, dict(zip(FIGURES["restarts"], runs.tolist(), strict=True)), *[None] * 3)
     if truth.counted is not None and truth.size is not None:
         pooled = [got10k_overlaps(boxes, truth.boxes, truth.counted, *truth.size) for boxes in tracked]
@@ -186,9 +194,21 @@ def difference(first: Sequence[SequenceScore], second: Sequence[SequenceScore], 
     mean = float(np.average(differences, weights=weights))
     count = len(first)
     if count < 2:
-        return Difference(mean, math.nan)
+        return Difference(mean, math.nan, math.nan)
     spread = ((weights * (differences - mean)) ** 2).sum() * count / (count - 1)
-    return Difference(mean, float(np.sqrt(spread) / weights.sum()))
+    error = float(np.sqrt(spread) / weights.sum())
+    return Difference(mean, error, student(count - 1) * error)
+
+
+def student(freedom: float = math.inf) -> float:
+    """So many standard errors a mean has to be from 0, to differ from it at 95%: Student's t, to 0.2%.
+
+    Args:
+        freedom: degrees of freedom, at least 1: one less than there are values.
+
+    """
+    known = sorted((1 / degrees, value) for degrees, value in _STUDENT.items())
+    return float(np.interp(1 / freedom, [place for place, _ in known], [value for _, value in known]))
 
 
 def _success_figures(of: Curves) -> dict[str, float]:

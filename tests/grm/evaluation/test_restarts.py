@@ -10,6 +10,7 @@ from grm.evaluation.rendering import cells, header
 from grm.evaluation.report import compare
 from grm.evaluation.restarts import accuracy_and_failures, track_with_restarts
 from grm.evaluation.results import Results, RunFolder
+from grm.evaluation.scoring import Truth, score_sequence
 
 from .scenes import Clip
 
@@ -58,6 +59,35 @@ def test_absent_targets_are_no_failures():
     assert accuracy_and_failures(tracked.boxes, clip.boxes) == (0.5, 1)
     with pytest.raises(DataError, match="a: expected a box in the first frame"):
         track_with_restarts(tracker, Clip("a", 5, absent=(0,)))
+
+
+def test_hidden_targets_are_no_failures():
+    """They have boxes, as LaSOT's and rendered ones do; nothing is to be seen there, and nothing is shown."""
+    clip = Clip("a", 30)
+    clip.visible[[4, 12, 13]] = False
+    tracker = Losing(clip, lost=(4, 7))
+    tracked = track_with_restarts(tracker, clip)
+    assert tracker.shown == [0, 14]
+    truth = Truth("a", clip.boxes, clip.visible)
+    assert score_sequence(truth, [tracked.boxes], "restarts").figures == {"accuracy": 0.5, "failures": 1}
+    # Frames that were tracked have times: not those that show the target, nor those that are skipped.
+    assert np.flatnonzero(np.isfinite(tracked.seconds)).tolist() == [*range(1, 8), *range(15, 30)]
+
+
+def test_speed_is_that_of_the_frames_that_were_tracked(tmp_path):
+    clip = Clip("a", 40)
+    tracked = track_with_restarts(Losing(clip, lost=range(1, 40)), clip)
+    known = np.isfinite(tracked.seconds)
+    run = RunFolder(tmp_path / "run", {"benchmark": "folder", "protocol": "restarts"}, {})
+    run.write(clip, tracked._replace(seconds=np.where(known, 0.5, np.nan)))
+    assert known.sum() == 7 and Results(run.folder).speed("a") == (7, 3.5)
+
+
+def test_trackers_need_no_scores():
+    clip = Clip("a", 5)
+    silent = Losing(clip)
+    silent.track = lambda frame: SimpleNamespace(box=clip.boxes[int(frame.max())])
+    assert np.isnan(track_with_restarts(silent, clip).scores).all()
 
 
 def test_tables(tmp_path):

@@ -1,14 +1,18 @@
 """Results on disk: what counts as finished, and what is read of other tools' folders."""
 
+import ast
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+import grm
 from grm.config import load_config
 from grm.errors import DataError
+from grm.evaluation import identity as sources
 from grm.evaluation.identity import code_hash, run_identity, weights_hash
 from grm.evaluation.results import Results, RunFolder, read_run
 from grm.model import GRM
@@ -32,7 +36,7 @@ def test_what_was_written_is_read(run):
     results = Results(run.folder)
     assert results.names == ["clip"] and results.label == "ours"
     np.testing.assert_allclose(results.boxes("clip")[0], trajectory(CLIP, 0.12345).boxes, rtol=0, atol=5e-5)
-    assert results.scores("clip").tolist()[1:] == [0.75] * 5
+    assert results.scores("clip", 6).tolist()[1:] == [0.75] * 5
     assert results.speed("clip") == (5, 2.5)
     assert read_run(run.folder)["identity"] == IDENTITY and read_run(run.folder)["root"] == "/data"
     first = (run.folder / "clip.txt").read_text().splitlines()[0]
@@ -112,7 +116,7 @@ def test_flat_results_of_other_tools(tmp_path, separator, end):
     assert results.names == ["bike1", "nfs_car"] and results.label == "theirs"
     np.testing.assert_array_equal(results.boxes("bike1")[0], rows)
     assert results.speed("bike1") == (2, 0.75) and results.speed("nfs_car") is None
-    assert results.scores("bike1") is None
+    assert results.scores("bike1", 4) is None
     assert results.find("car", "nfs_") == "nfs_car" and results.find("bike1", "nfs_") == "bike1"
     assert results.find("plane", "nfs_") is None
 
@@ -153,6 +157,24 @@ def test_folders_without_results(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="expected a folder"):
         Results(tmp_path / "file")
+
+
+def test_sources_that_boxes_depend_on_import_nothing_else():
+    """What decides no box: errors, files, logs; and configurations, which are in the identity by their values."""
+    harmless = {"grm.config", "grm.errors", "grm.files", "grm.devices", "grm.weights"}
+    others = set()
+    for source in sources._SOURCES:
+        for path in sources._files(source):
+            if path.suffix != ".py" or not source.startswith("grm."):
+                continue
+            parts = list(path.relative_to(Path(grm.__file__).parents[1]).with_suffix("").parts)
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and node.level:
+                    base = ".".join([*parts[: -node.level], *([node.module] if node.module else [])])
+                    names = [base] if node.module else [f"{base}.{alias.name}" for alias in node.names]
+                    others |= {name for name in names if not name.startswith((*sources._SOURCES, *harmless))}
+    # A package's own file collects names of its modules; results are where boxes go.
+    assert others - {"grm.data", "grm.evaluation.results"} == set()
 
 
 def test_identity_is_of_weights_configuration_and_code():

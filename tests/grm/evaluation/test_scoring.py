@@ -8,7 +8,7 @@ import pytest
 from grm.errors import DataError
 from grm.evaluation.benchmarks import find_benchmark, open_benchmark
 from grm.evaluation.metrics import got10k_overlaps, got10k_scores
-from grm.evaluation.scoring import difference, read_truth, score_benchmark, score_sequence
+from grm.evaluation.scoring import Truth, difference, read_truth, score_benchmark, score_sequence, student
 
 from ..data.trees import write_got10k
 from .scenes import Clip, trajectory
@@ -83,7 +83,8 @@ def test_paired_standard_errors():
     second = [scored(clip, shift + 0.5) for clip, shift in zip(clips, hard, strict=True)]
     gap = np.array([a.figures["AUC"] - b.figures["AUC"] for a, b in zip(first, second, strict=True)])
     got = difference(first, second, "AUC")
-    assert got == pytest.approx((gap.mean(), gap.std(ddof=1) / math.sqrt(20)))
+    assert got[:2] == pytest.approx((gap.mean(), gap.std(ddof=1) / math.sqrt(20)))
+    assert got.margin == pytest.approx(student(19) * got.error)
     assert not got.is_noise
     assert difference(first, first, "AUC").is_noise
     assert difference(first[:1], second[:1], "AUC").is_noise  # nothing is known of the spread
@@ -110,5 +111,23 @@ def test_half_a_point_on_sixty_sequences_is_noise():
 def test_nothing_to_score():
     with pytest.raises(DataError, match="no sequence counts"):
         score_benchmark([])
+    clip = Clip("a", 3)
+    hidden = Truth("a", clip.boxes, np.zeros(3, dtype=bool))
     with pytest.raises(DataError, match="a: valid-frames: the target is in sight in no frame"):
-        scored(Clip("a", 3, absent=(0, 1, 2)), 0, "valid-frames")
+        score_sequence(hidden, [clip.boxes], "valid-frames")
+    with pytest.raises(DataError, match="a: only the first frame has a box: there is nothing to compare with"):
+        read_truth(LASOT, Clip("a", 3, absent=(1, 2)))
+    assert len(read_truth(LASOT, Clip("a", 1)).boxes) == 1
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 2.5, 3, 7, 11, 13, 25, 40, 90, 1000, math.inf])
+def test_students_quantiles(freedom):
+    """95% of Student's t lie within, by its density."""
+    x = np.linspace(0, student(freedom), 20001)
+    if math.isinf(freedom):
+        density = np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+    else:
+        logarithm = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2) - 0.5 * math.log(freedom * math.pi)
+        density = math.exp(logarithm) * (1 + x**2 / freedom) ** (-(freedom + 1) / 2)
+    # Between the values of its table: by the interpolation, which overestimates.
+    assert 0.9498 < 2 * np.trapezoid(density, x) < (0.9505 if freedom != 2.5 else 0.975)
