@@ -2,9 +2,13 @@
 
 A protocol says which frames a sequence is divided by:
 
-- `all-frames`: all of them; a frame without the target is one that was missed. LaSOT's toolkit and the common Python
-  one count so.
-- `valid-frames`: those with the target in sight. The published analysis of GRM counts so, except on AVisT.
+- `all-frames`: all of them; a frame without the target is one that was missed. LaSOT's toolkit counts so, and the
+  common Python one counts success so.
+- `valid-frames`: those with the target in sight. The published analysis of GRM counts success so, except on AVisT.
+
+For the precisions the common Python toolkit has rules that are not followed here: outside of LaSOT a frame without the
+target is a hit of the normalised one, on UAV123 of both. It also replaces a tracked box without an area by the one
+before.
 
 The first frame counts, and its box is the given one. GOT-10k has rules of its own: see `got10k_overlaps`. `restarts` is
 another way to run a tracker: see `grm.evaluation.restarts`.

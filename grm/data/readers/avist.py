@@ -3,7 +3,7 @@
 from functools import partial
 from pathlib import Path
 
-from ..sequence import Sequences
+from ..sequence import Annotation, Sequences
 from .annotations import list_texts
 from .frame_folder import FrameFolder
 
@@ -16,7 +16,9 @@ def avist_paths(root: Path, split: str, named: bool) -> list[Path]:
 
 
 def avist(root: Path, split: str, names: list[str] | None) -> Sequences[str]:
-    """The sequences of AVisT. Visible: neither flag is set and the box has an area.
+    """The sequences of AVisT. Visible: neither flag is set, the box has an area, and neither x nor y of it is 0.
+
+    The last is a rule of the common Python toolkit for this data set, and so part of all published figures.
 
     Args:
         root: has `sequences`, `anno`, `full_occlusion` and `out_of_view`.
@@ -27,6 +29,12 @@ def avist(root: Path, split: str, names: list[str] | None) -> Sequences[str]:
     return Sequences(list_texts(root / "anno") if names is None else names, partial(_open, root))
 
 
+class _Sequence(FrameFolder):
+    def read_annotation(self) -> Annotation:
+        boxes, visible = super().read_annotation()
+        return Annotation(boxes, visible & (boxes > 0).all(axis=-1))
+
+
 def _open(root: Path, name: str) -> FrameFolder:
     flags = [root / flag / f"{name}_{flag}.txt" for flag in _FLAGS]
-    return FrameFolder(name, root / "sequences" / name, root / "anno" / f"{name}.txt", flags)
+    return _Sequence(name, root / "sequences" / name, root / "anno" / f"{name}.txt", flags)

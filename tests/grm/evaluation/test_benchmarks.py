@@ -45,6 +45,16 @@ def test_avist(tmp_path):
     sequences = open_benchmark("avist", tmp_path)
     check(sequences, names)
     assert np.flatnonzero(~sequences[0].visible).tolist() == [2, 3]
+    lines = (tmp_path / "anno" / "zebra.txt").read_text().splitlines()
+    lines[1] = "0 6 20 18"
+    (tmp_path / "anno" / "zebra.txt").write_text("\n".join(lines))
+    at_the_edge = next(sequence for sequence in open_benchmark("avist", tmp_path) if sequence.name == "zebra")
+    assert np.flatnonzero(~at_the_edge.visible).tolist() == [1, 2, 3] and at_the_edge.boxes[1].tolist() == [
+        0,
+        6,
+        20,
+        18,
+    ]
 
 
 @pytest.mark.parametrize("surplus", [0, 1])
