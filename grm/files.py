@@ -1,6 +1,7 @@
 """Files written as a whole or not at all, and files that are read only if they are files."""
 
 import os
+import secrets
 import shutil
 import stat
 from collections.abc import Iterator
@@ -27,7 +28,8 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
         with naming(path), open(path, "wb") as file:
             yield file
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of several machines may write to one folder; their numbers may be the same.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     with naming(path):
         try:
             with open(temporary, "wb") as file:

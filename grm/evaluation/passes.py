@@ -138,7 +138,7 @@ class _Going:
             trajectory = end.value
             self._watched.tell()
             self._run.write(self._sequence, trajectory)
-            seconds = float(trajectory.seconds[1:].sum())
+            seconds = float(trajectory.tracked_seconds.sum())
             overlap = mean_overlap_of(trajectory.boxes, self._sequence)
             return Outcome(self._name, len(self._sequence), seconds, overlap)
         except Exception as error:
@@ -159,7 +159,10 @@ def _look(looks: Sequence[tuple[FrameTracker, Look]]) -> list[Seen | Exception]:
             found[number] = error
     if together:
         start = time.perf_counter()
-        tracks = track_together(*zip(*together.values(), strict=True))
+        try:
+            tracks: Sequence[object] = track_together(*zip(*together.values(), strict=True))
+        except Exception as error:  # of the network, and so of all of them
+            tracks = [error] * len(together)
         seconds = (time.perf_counter() - start) / len(together)
         for number, track in zip(together, tracks, strict=True):
             found[number] = track if isinstance(track, Exception) else Seen(track, seconds)

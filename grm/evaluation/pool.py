@@ -61,19 +61,21 @@ def plan_run(sequences: Sequence[VideoSequence], run: RunFolder, part: Part = WH
     """
     known, lengths, names = [], {}, set()
     results = None
-    for number in range(part.rank, len(sequences), part.parts):
-        name = f"sequence {number + 1}"
+    for number in range(len(sequences)):
+        name, own = f"sequence {number + 1}", number % part.parts == part.rank
         try:
             sequence = sequences[number]
             name = sequence.name
-            length, finished = len(sequence), run.is_finished(sequence)
+            length, finished = (len(sequence), run.is_finished(sequence)) if own else (0, False)
         except (GrmError, OSError) as error:
-            known.append(failed(name, error))
+            known += [failed(name, error)] if own else []
             continue
         check_name(name)
         if name in names:
             raise DataError(f"two sequences are called {name!r}")
         names.add(name)
+        if not own:
+            continue
         if finished:
             results = results or Results(run.folder)
             known.append(Outcome(name, length, 0.0, mean_overlap_of(results.boxes(name)[0], sequence)))

@@ -12,12 +12,12 @@ import pytest
 
 from grm.errors import DataError
 from grm.evaluation import passes
-from grm.evaluation.pool import plan_run, run_sequences
+from grm.evaluation.pool import WHOLE, Part, plan_run, run_sequences
 from grm.evaluation.report import compare
 from grm.evaluation.restarts import with_restarts
 from grm.evaluation.results import Results, RunFolder
 from grm.evaluation.runner import one_pass
-from grm.tracking import Tracker
+from grm.tracking import Tracker, track_together
 
 from ..tracking.scenes import brightness_model, square_video
 from . import stand_in
@@ -205,8 +205,35 @@ def test_names(tmp_path):
             video.name = "same"
             return video
 
-    with pytest.raises(DataError, match="two sequences are called 'same'"):
-        plan_run(Twins(2), RunFolder(tmp_path / "run", stand_in.IDENTITY))
+    run = RunFolder(tmp_path / "run", stand_in.IDENTITY)
+    for part in (WHOLE, Part(0, 2), Part(1, 2)):
+        with pytest.raises(DataError, match="two sequences are called 'same'"):
+            plan_run(Twins(2), run, part)
+
+
+def test_parts_are_all_and_share_nothing(tmp_path):
+    """What cannot be opened is told by the part that it belongs to."""
+    run = RunFolder(tmp_path / "run", stand_in.IDENTITY)
+    plans = [plan_run(Failing(7), run, Part(rank, 3)) for rank in range(3)]
+    assert sorted(number for plan in plans for number in plan.left) == [0, 1, 3, 4, 5, 6]
+    assert [[outcome.name for outcome in plan.known] for plan in plans] == [[], [], ["sequence 3"]]
+
+
+def test_an_error_of_the_network_ends_no_run(tmp_path, monkeypatch):
+    """It is told of all sequences of its batch; the others go on."""
+    calls = []
+
+    def together(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("CUDA out of memory")
+        return track_together(*arguments)
+
+    monkeypatch.setattr(passes, "track_together", together)
+    found = track_squares(tmp_path / "run", batch=2)
+    faults = {outcome.fault for outcome in found.values()}
+    assert "RuntimeError: CUDA out of memory" in faults
+    assert 2 <= sum(outcome.fault is None for outcome in found.values()) < 4 and len(found) == 8
 
 
 def start(folder, count, *more):
