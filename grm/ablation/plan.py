@@ -35,13 +35,15 @@ class Budget(NamedTuple):
     limit: int | None
 
 
+#: Rendered sequences that rows are evaluated on, where the user says nothing else.
+SYNTHETIC_LIMIT = 40
 # The rates of the shipped weights' own training are for new ones. Of its options, the entropy is a row of appendix C.
 _SMALL = (
     "training.learning_rate=5e-4", "training.encoder_learning_rate=3e-4", "training.warmup=20",
     "training.loss.entropy=0", "training.checkpoint_every=50",
 )  # fmt: skip
 BUDGETS = {
-    "small": Budget("synthetic_tiny", _SMALL, 128_000, 2, "tiny", SYNTHETIC, 40),
+    "small": Budget("synthetic_tiny", _SMALL, 128_000, 2, "tiny", SYNTHETIC, SYNTHETIC_LIMIT),
     "full": Budget("grm_b256_got", (), None, 1, None, "got10k-val", None),
 }
 

@@ -82,15 +82,16 @@ def ablate(
 
     Also which of the paper's orders appear, with paired errors. Stopped however it may be, the same command goes on.
     """
-    from ..ablation.plan import BUDGETS, make_plan, settle
+    from ..ablation.plan import BUDGETS, SYNTHETIC_LIMIT, make_plan, settle
     from ..ablation.running import check_data
     from ..ablation.tables import TABLES, choose_rows, with_figures
     from ..config import load_config
+    from ..evaluation.benchmarks import SYNTHETIC
     from ..training.distributed import join_processes
 
     allowed = BUDGETS[budget.value]
     if benchmark is not None:
-        allowed = allowed._replace(benchmark=benchmark, limit=None)
+        allowed = allowed._replace(benchmark=benchmark, limit=SYNTHETIC_LIMIT if benchmark == SYNTHETIC else None)
     allowed = allowed._replace(
         seeds=seeds or allowed.seeds, limit=limit or allowed.limit, weights=weights or allowed.weights
     )

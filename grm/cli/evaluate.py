@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..errors import DataError
 from .options import (
     ConfigOption,
     Device,
@@ -201,12 +202,12 @@ def _threads(threads: int | None, processes: int) -> int:
 
 def _with_threshold(model: "GRM", benchmark: str, weights: str | None, threshold: float | None) -> "GRM":
     from ..evaluation.benchmarks import find_benchmark, published_threshold
-    from ..model import reconfigured
+    from ..model import is_published, reconfigured
+    from ..weights import find_weights
 
     if threshold is None:
-        published = weights is not None and Path(weights).is_file() and Path(weights).suffix.lower() != ".safetensors"
-        threshold = published_threshold(find_benchmark(benchmark), model.config) if published else None
-        if threshold is None:
+        threshold = published_threshold(find_benchmark(benchmark), model.config)
+        if threshold is None or weights is None or not is_published(find_weights(weights)):
             return model
         tell(f"threshold: {threshold:g}, as published for {find_benchmark(benchmark).title}; --threshold 0 is arg-max")
     return reconfigured(model, [f"model.division.threshold={threshold or 'null'}"])
@@ -273,11 +274,16 @@ def _finish(
     from .report import print_table
 
     faults = [outcome for outcome in found if outcome.fault is not None]
+    scored = True
     if len(faults) < len(found):
         if not whole:
             tell(f"grm report {run.folder} prints the table when all processes are done")
         elif find_benchmark(benchmark).truth:
-            print_table(compare(benchmark, [Results(run.folder)], sequences, protocol))
+            try:
+                print_table(compare(benchmark, [Results(run.folder)], sequences, protocol))
+            except DataError as error:
+                scored = False
+                tell(str(error))
         else:
             tell(f"the truth is not public: grm submit {run.folder} writes what its server takes")
     tell(f"{run.folder}: results of {len(found) - len(faults)} of {len(found)} sequences")
@@ -285,5 +291,5 @@ def _finish(
         tell(f"failed: {outcome.name}: {outcome.fault}")
     if len(faults) > _PRINTED:
         tell(f"failed: {len(faults) - _PRINTED} more")
-    if faults:
+    if faults or not scored:
         raise typer.Exit(1)

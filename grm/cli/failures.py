@@ -1,12 +1,14 @@
 """`grm failures`: where a tracker loses its target, to what, and how its layers divided the search region then."""
 
+import csv
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .evaluate import Names
-from .options import Layers, Picture, Weights, check_outputs, check_picture, layers_named, load, tell
+from .options import Layers, Picture, Weights, check_outputs, check_picture, layers_named, load_of_run, tell
 from .report import print_rows
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def failures(
     from ..evaluation.benchmarks import find_benchmark
     from ..evaluation.failures import list_failures, varied
     from ..evaluation.report import open_results_benchmark, parse_entries
-    from ..files import replacing
+    from ..files import write_text
     from ..sheet import most_divided, save_sheet
 
     check_picture(output)
@@ -68,9 +70,9 @@ def failures(
         found = list(list_failures(row, entry.results, sequences, lambda: progress.advance(task)))
     rows = [_row(failure) for failure in found]
     if csv_path is not None:
-        with replacing(csv_path) as file:
-            text = [",".join(_COLUMNS), *(",".join(cells) for cells in rows)]
-            file.write(("\n".join(text) + "\n").encode())
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *rows])
+        write_text(csv_path, text.getvalue())
     if not found:
         tell("no target is lost")
         return
@@ -101,7 +103,7 @@ def _tracker_of(results: "Results", weights: str | None) -> "Tracker | None":
     from ..model import GRM
     from ..tracking import Tracker
 
-    model = load(weights, None, None)
+    model = load_of_run(weights, results.run)
     identity = {} if results.run is None else results.run["identity"]
     if identity.get("weights") != weights_hash(model):
         tell(f"no division is shown: the results in {results.folder} are not of these weights (--weights)")
@@ -121,7 +123,8 @@ def _shots(
     from ..sheet import Shot
 
     name = str(results.find(sequence.name, prefix))
-    boxes, scores = results.boxes(name)[0], results.scores(name)
+    count = len(sequence)
+    boxes, scores = results.first_boxes(name, count), results.scores(name, count)
     factor = _SEARCH
     if tracker is not None:
         tracker.initialize(sequence.frame(0), sequence.boxes[0])

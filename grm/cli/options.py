@@ -1,11 +1,11 @@
 """Options that several commands have, declared once, and what they stand for, checked before any work is done."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -130,6 +130,24 @@ def load(weights: str | None, config: str | None, settings: Iterable[str] | None
         if path.suffix.lower() == ".safetensors":
             tell(f"configuration: that of --config, not the one in {weights}")
     tell(f"weights: {weights}{summary}")
+    return model
+
+
+def load_of_run(weights: str | None, run: Mapping[str, Any] | None) -> "GRM":
+    """The model of --weights; a published checkpoint in the configuration that a run of grm evaluate was made with.
+
+    Raises:
+        WeightsError: no such weights, or the run is of a model that they do not fit.
+
+    """
+    from ..config import ModelConfig
+    from ..model import GRM, is_published, load_weights
+
+    if run is None or weights is None or not is_published(path := _weights_file(weights)):
+        return load(weights, None, None)
+    model = GRM(ModelConfig.model_validate(run["identity"]["configuration"])).eval()
+    load_weights(model, path)
+    tell(f"weights: {weights}")
     return model
 
 

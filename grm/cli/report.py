@@ -12,7 +12,7 @@ import typer
 
 from ..errors import ConfigError
 from .evaluate import Names, ProtocolName
-from .options import Weights, check_outputs, load, tell
+from .options import Weights, check_outputs, load_of_run, tell
 
 # No table is asked to be narrower.
 _WIDEST = 10_000
@@ -141,7 +141,7 @@ def bounds(
         raise ConfigError(f"{output}: expected a .safetensors file to write")
     entries = [parse_entries([str(folder)], None)[0] for folder in results]
     runs = [(entry, open_results_benchmark(entry.benchmark, [entry.results], root, None)) for entry in entries]
-    found = measure_bounds(load(weights, None, None), runs)
+    found = measure_bounds(load_of_run(weights, entries[0].results.run), runs)
     print(presence_text(weights or DEFAULT, found))
     if output is not None:
         keys = f"{{lost_below: {found.low:.3f}, held_from: {found.high:.3f}}}"

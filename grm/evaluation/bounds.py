@@ -24,7 +24,8 @@ def measure_bounds(model: GRM, runs: Iterable[tuple[Entry, Sequence[VideoSequenc
         runs: of grm evaluate, each with the sequences of its benchmark; those without results are left out.
 
     Raises:
-        DataError: results of other weights, of another tool, or with frames of one kind only.
+        DataError: results of other weights, of another tool, of a benchmark without public truth, or with frames of one
+            kind only.
 
     """
     expected = weights_hash(model)
@@ -32,14 +33,17 @@ def measure_bounds(model: GRM, runs: Iterable[tuple[Entry, Sequence[VideoSequenc
     held: list[NDArray[np.bool_]] = []
     for entry, sequences in runs:
         results, benchmark = entry.results, find_benchmark(entry.benchmark)
+        if not benchmark.truth:
+            raise DataError(f"{results.folder}: {benchmark.title}: its truth is not public: nobody knows what is held")
         if results.run is None or results.run["identity"].get("weights") != expected:
             raise DataError(f"{results.folder}: expected results of grm evaluate with these weights")
         for sequence in sequences:
-            name = results.find(sequence.name)
-            of_frames = None if name is None else results.scores(name)
-            if name is not None and of_frames is not None:
+            if (name := results.find(sequence.name)) is None:
+                continue
+            truth = read_truth(benchmark, sequence)
+            if (of_frames := results.scores(name, len(truth.boxes))) is not None:
                 scores.append(running_means(of_frames))
-                held.append(held_frames(results.boxes(name)[0], read_truth(benchmark, sequence)))
+                held.append(held_frames(results.first_boxes(name, len(truth.boxes)), truth))
     found = presence(scores, held)
     if found is None:
         raise DataError("the target is held in all of the frames, or in none: there are no bounds between the two")

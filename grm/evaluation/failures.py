@@ -25,7 +25,7 @@ from ..data.synthetic import SyntheticSequence
 from ..errors import DataError
 from .benchmarks import Benchmark
 from .metrics import frame_errors
-from .presence import HELD_OVERLAP, presence
+from .presence import HELD_OVERLAP
 from .report import is_restarted
 from .results import Results
 from .scoring import Truth, held_frames, read_truth
@@ -35,6 +35,8 @@ FailureKind = Literal["look-alike", "occlusion", "size", "drift"]
 LOST_FRAMES, LOST_OVERLAP = 5, 0.1
 # A tracked box is on another object from this overlap on.
 _ON = 0.3
+# A tracker is sure from the score on that all but this share of the held frames reach.
+_SURE = 0.05
 # A box lies in another where this share of it does.
 _INSIDE = 0.5
 
@@ -167,30 +169,26 @@ def list_failures(
         raise DataError(f"{benchmark.title}: its truth is not public: nobody can see where a target is lost")
     if is_restarted(results):
         raise DataError(f"{results.folder}: was run with restarts: expected one pass")
-    known: list[tuple[int, str, NDArray[np.float64] | None]] = []
-    held: list[NDArray[np.bool_]] = []
+    known: list[tuple[int, str]] = []
+    held: list[NDArray[np.float64]] = []
     for number, sequence in enumerate(sequences):
         if (name := results.find(sequence.name, benchmark.prefix)) is not None:
             truth = read_truth(benchmark, sequence)
-            known.append((number, name, results.scores(name)))
-            held.append(held_frames(_boxes(results, name, truth), truth))
+            known.append((number, name))
+            if (scores := results.scores(name, len(truth.boxes))) is not None:
+                is_held = held_frames(results.first_boxes(name, len(truth.boxes)), truth)
+                held.append(scores[is_held & np.isfinite(scores)])
         advance()
-    scored = [(scores, of) for (_, _, scores), of in zip(known, held, strict=True) if scores is not None]
-    worth = presence([scores for scores, _ in scored], [of for _, of in scored])
-    for number, name, scores in known:
+    of_held = np.concatenate([np.empty(0), *held])
+    sure = float(np.quantile(of_held, _SURE, method="lower")) if len(of_held) else None
+    for number, name in known:
         sequence = sequences[number]
         truth = read_truth(benchmark, sequence)
+        count = len(truth.boxes)
+        boxes, scores = results.first_boxes(name, count), results.scores(name, count)
         others = sequence.other_boxes if isinstance(sequence, SyntheticSequence) else None
-        sure = None if worth is None else worth.low
-        yield from find_failures(number, truth, _boxes(results, name, truth), scores, sure=sure, others=others)
+        yield from find_failures(number, truth, boxes, scores, sure=sure, others=others)
         advance()
-
-
-def _boxes(results: Results, name: str, truth: Truth) -> Boxes:
-    boxes = results.boxes(name)[0]
-    if len(boxes) < len(truth.boxes):
-        raise DataError(f"{results.folder}: {name}: {len(boxes)} boxes for {len(truth.boxes)} frames")
-    return boxes[: len(truth.boxes)]
 
 
 def varied(failures: Sequence[Failure], most: int) -> list[Failure]:

@@ -29,6 +29,9 @@ from .scoring import (
     score_sequence,
 )
 
+# So many of the sequences that were left out are named where none is left.
+_TOLD = 5
+
 
 class Entry(NamedTuple):
     """The results of one tracker on one benchmark."""
@@ -156,27 +159,31 @@ def compare(
     lacking: dict[str, list[str]] = {results.label: [] for results in entries}
     totals = np.zeros((len(entries), 2))
     for number in range(len(sequences)):
+        advance()
         try:
             sequence = sequences[number]
+            known = [results.find(sequence.name, benchmark.prefix) for results in entries]
+            truth = None if None in known else read_truth(benchmark, sequence)
         except DataError as error:
             notes.append(f"left out: {error}")
             continue
-        known = [results.find(sequence.name, benchmark.prefix) for results in entries]
         for results, found in zip(entries, known, strict=True):
             if found is None:
                 lacking[results.label].append(sequence.name)
-        if None not in known:
-            truth = read_truth(benchmark, sequence)
-            numbers.append(number)
-            for i, (results, found) in enumerate(zip(entries, known, strict=True)):
-                boxes = _boxes(results, str(found), truth)
-                scored[i].append(_score(results, boxes, truth, protocol))
-                totals[i] += results.speed(str(found)) or (np.nan, np.nan)
-                if (scores := results.scores(str(found))) is not None:
-                    certainty[i].append((running_means(scores), held_frames(boxes[0], truth)))
-        advance()
+        if truth is None:
+            continue
+        numbers.append(number)
+        for i, (results, found) in enumerate(zip(entries, known, strict=True)):
+            boxes, count = _boxes(results, str(found), truth), len(truth.boxes)
+            scored[i].append(_score(results, boxes, truth, protocol))
+            totals[i] += results.speed(str(found)) or (np.nan, np.nan)
+            if (scores := results.scores(str(found), count)) is not None:
+                certainty[i].append((running_means(scores), held_frames(boxes[0][:count], truth)))
     if not numbers:
-        raise DataError(f"{benchmark.title}: there is no sequence that all trackers have results of")
+        raise DataError(
+            f"{benchmark.title}: there is no sequence with a truth that all trackers have results of"
+            + "".join(f"; {note}" for note in notes[:_TOLD])
+        )
     figures = FIGURES["restarts" if protocol == "restarts" else benchmark.metric]
     rows = [
         Row(
@@ -211,10 +218,11 @@ def is_restarted(results: Results) -> bool:
 
 
 def attribute_scores(comparison: Comparison) -> dict[str, list[BenchmarkScore]]:
-    """The figures of each tracker on the sequences of each attribute."""
+    """The figures of each tracker on the sequences of each attribute of which a frame counts."""
     return {
         attribute: [score_benchmark([row.sequences[i] for i in chosen]) for row in comparison.rows]
         for attribute, chosen in comparison.attributes.items()
+        if any(comparison.rows[0].sequences[i].weight for i in chosen)
     }
 
 

@@ -6,6 +6,7 @@ from .grm import GRM, Prediction, reconfigured
 from .head import HeadMaps, decode_boxes
 from .normalization import normalize_images
 from .weights import (
+    is_published,
     load_model,
     load_pretrained,
     load_pretrained_encoder,
@@ -21,6 +22,7 @@ __all__ = [
     "Prediction",
     "WeightsError",
     "decode_boxes",
+    "is_published",
     "load_model",
     "load_pretrained",
     "load_pretrained_encoder",

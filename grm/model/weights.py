@@ -135,6 +135,16 @@ def load_weights(model: GRM, path: str | Path, *, division: bool = True) -> None
     _assign(model, {name: tensor for name, tensor in weights.items() if _DIVISION not in name}, required, path)
 
 
+def is_published(path: str | Path) -> bool:
+    """Whether a file of weights is a published checkpoint, and not one of `load_model`, which knows its configuration.
+
+    Raises:
+        WeightsError: not a file of weights at all.
+
+    """
+    return not _is_safetensors(path) and _run_weights(read_pickled_checkpoint(path)) is None
+
+
 def load_pretrained(model: GRM, source: str, *, division: bool = True) -> None:
     """Loads what a model begins its training with.
 

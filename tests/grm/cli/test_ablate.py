@@ -50,6 +50,16 @@ def test_a_table_and_what_it_says_of_the_orders(ablate, tmp_path):
     assert "| #2 one-stream |" in (tmp_path / "it" / "table.md").read_text()
 
 
+def test_rendered_sequences_are_as_many_by_name(ablate, grm, monkeypatch):
+    """--benchmark synthetic is what the small budget has without it."""
+    limits = []
+    monkeypatch.setattr("grm.cli.ablate._work", lambda plan, *rest: limits.append(plan.limit) or True)
+    command = ("ablate", "table4", "--config", "small.yaml", "--weights", "start.safetensors", "--device", "cpu")
+    for folder, more in (("one", ()), ("two", ("--benchmark", "synthetic"))):
+        assert grm(*command, "--output", folder, *more)[0] == 0
+    assert limits == [40, 40]
+
+
 @pytest.mark.slow
 def test_the_table_is_the_same_however_often_it_was_interrupted(ablate, tmp_path, monkeypatch):
     assert ablate("whole", "--seeds", 2)[0] == 0

@@ -120,6 +120,18 @@ def test_a_sequence_that_fails(grm, tmp_path):
     assert "folder, all-frames, 1 of 2 sequences" in out and read_run(run)["root"] == str(tmp_path / "data")
 
 
+def test_a_folder_with_the_first_box_alone_has_no_figures(grm, tmp_path):
+    """It is tracked, and nothing is made up of it."""
+    write_folder(tmp_path / "data" / "clip", count=4)
+    write_boxes(tmp_path / "data" / "clip" / "groundtruth.txt", [[5, 6, 20, 18]])
+    run = tmp_path / "run"
+    status, out, err = grm("evaluate", "folder", "--root", tmp_path / "data", "--output", run, *QUICK)
+    assert status == 1 and not out and Results(run).names == ["clip"]
+    assert "clip: only the first frame has a box" in err and "results of 1 of 1 sequences" in err
+    status, out, err = grm("failures", run)
+    assert status == 1 and "clip: only the first frame has a box" in err
+
+
 def test_restarts(grm, tmp_path):
     write_folder(tmp_path / "data" / "clip", count=20)
     command = ("evaluate", "folder", "--root", tmp_path / "data", "--protocol", "restarts")

@@ -40,6 +40,22 @@ def test_results_of_other_weights(tmp_path):
         measure_bounds(model, [(entry, clips)])
 
 
+def test_frames_after_the_last_are_left_out_and_missing_ones_told(tmp_path):
+    """As of a data set that was cut or grew since."""
+    model, clips = small_model(), [Clip("a", 4, absent=(2,))]
+    entry = write_run(tmp_path / "run", model, clips, [(0.9, -13 / 30, 7 / 6)])
+    assert measure_bounds(model, [(entry, [Clip("a", 3, absent=(2,))])])[:2] == (1, 1)
+    with pytest.raises(DataError, match="run: a: 4 scores for 5 frames"):
+        measure_bounds(model, [(entry, [Clip("a", 5)])])
+
+
+def test_a_benchmark_without_public_truth(tmp_path):
+    model, clips = small_model(), [Clip("a", 4)]
+    entry = write_run(tmp_path / "run", model, clips, [(0.9, 0.4, 0.8)])._replace(benchmark="trackingnet")
+    with pytest.raises(DataError, match="run: TrackingNet test: its truth is not public"):
+        measure_bounds(model, [(entry, clips)])
+
+
 def test_nothing_between(tmp_path):
     model, clips = small_model(), [Clip("a", 4)]
     entry = write_run(tmp_path / "run", model, clips, [(0.9, 0.4, 0.8)])

@@ -1,16 +1,21 @@
 """Losses of targets: where they are, of what kind, by hand-made boxes; and the picture of them."""
 
 import csv
+import json
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from grm.evaluation.failures import Failure, find_failures, varied
 from grm.evaluation.results import RunFolder
 from grm.evaluation.scoring import Truth
 from grm.sheet import Shot, most_divided
 
+from ..data.trees import write_folder
+from ..model.small import SMALL, small_model
+from ..model.test_weights import published
 from .scenes import Clip, trajectory
 
 FRAMES = 40
@@ -96,7 +101,7 @@ def test_layers_that_show_something():
 
 def test_results_of_another_tool_are_pictured_without_division(grm, tmp_path, monkeypatch):
     """Frames with boxes alone; a table of all losses. Its score is as high there as in the clip that it holds."""
-    clips = [Clip(name, 12) for name in ("a", "b")]
+    clips = [Clip(name, 12) for name in ("a", "b, red")]
     run = RunFolder(tmp_path / "run", {"benchmark": "folder"}, {"benchmark": "folder", "tracker": "theirs"})
     for clip, shift in zip(clips, (0, 200), strict=True):
         run.write(clip, trajectory(clip, shift))
@@ -106,10 +111,26 @@ def test_results_of_another_tool_are_pictured_without_division(grm, tmp_path, mo
     assert status == 0, err
     assert "look-alike: 1" in err and "no division is shown" in err and "1 of 1 losses" in err
     assert list(csv.DictReader(table.open())) == [
-        {"sequence": "b", "kind": "look-alike", "last held": "0", "lost": "1", "found again": "", "score": "0.75"}
+        {"sequence": "b, red", "kind": "look-alike", "last held": "0", "lost": "1", "found again": "", "score": "0.75"}
     ]
-    assert out.split()[-5:] == ["b", "look-alike", "0", "1", "0.75"]
+    assert out.split()[-5:] == ["red", "look-alike", "0", "1", "0.75"]
     assert cv2.imread(str(picture)).std() > 20
+
+
+def test_losses_of_a_published_checkpoint(grm, tmp_path):
+    """Its configuration is that of the run."""
+    weights, run, config = tmp_path / "GRM.pth.tar", tmp_path / "run", tmp_path / "small.yaml"
+    torch.save({"net": published(small_model())}, weights)
+    config.write_text(json.dumps({"model": SMALL}))
+    boxes = [[5, 6, 12, 12]] * 5 + [[50, 40, 12, 12]] * 15
+    write_folder(tmp_path / "data" / "clip", count=20, boxes=boxes)
+    named = ("--weights", weights)
+    found = ("--root", tmp_path / "data", "--output", run, "--device", "cpu")
+    assert grm("evaluate", "folder", *named, "--config", config, *found)[0] == 0
+    status, _, err = grm("failures", run, *named, "--output", tmp_path / "a.png")
+    assert status == 0 and f"weights: {weights}" in err and "1 of 1 losses" in err and "no division" not in err
+    status, _, err = grm("bounds", run, *named)
+    assert status == 0 or "held in all of the frames, or in none" in err
 
 
 @pytest.mark.slow

@@ -122,8 +122,48 @@ def test_sequences_that_a_tracker_lacks_are_left_out_for_all(tmp_path):
     assert compared.notes == ["flat has no results of 2 sequences, which are left out for all: clip-3, clip-4"]
     assert compared.notes[0] in markdown([compared]) and compared.notes[0] in html_page([compared])
     other = Results(write_flat(tmp_path / "other", [0], clips=[Clip("elsewhere")]))
-    with pytest.raises(DataError, match="no sequence that all trackers have"):
+    with pytest.raises(DataError, match="no sequence with a truth that all trackers have"):
         compare("folder", [first, other], CLIPS, "all-frames")
+
+
+def test_sequences_that_cannot_be_read_are_left_out(tmp_path):
+    """Boxes are read late: one broken file does not end a report of all others."""
+
+    class Broken(Clip):
+        @property
+        def boxes(self):
+            raise DataError("clip-1.txt: 5 boxes for 4 images")
+
+        @boxes.setter
+        def boxes(self, values):
+            pass
+
+    broken = Broken.__new__(Broken)
+    broken.name = "clip-1"
+    results = Results(write_run(tmp_path / "run", [0] * 5))
+    compared = compare("folder", [results], [CLIPS[0], broken, *CLIPS[2:]], "all-frames")
+    assert compared.names == ["clip-0", "clip-2", "clip-3", "clip-4"]
+    assert compared.notes == ["left out: clip-1.txt: 5 boxes for 4 images"]
+    with pytest.raises(DataError, match=r"no sequence with a truth .*; left out: clip-1.txt: 5 boxes for 4 images"):
+        compare("folder", [results], [broken], "all-frames")
+
+
+def test_results_of_more_frames_than_there_are(tmp_path):
+    results = Results(write_run(tmp_path / "run", [0] * 5))
+    shorter = [Clip(clip.name, count=len(clip) - 2, absent=(2,)) for clip in CLIPS]
+    found = compare("folder", [results], shorter, "all-frames").rows[0].presence
+    assert found.held + found.other == sum(len(clip) - 1 for clip in shorter)
+
+
+def test_attributes_of_which_no_frame_counts(tmp_path):
+    """GOT-10k weighs sequences by their frames that count."""
+    write_got10k(tmp_path / "data", "val", count=6, sequences=2)
+    sequences = open_results_benchmark("got10k-val", [], tmp_path / "data", None)
+    (sequences[1].folder / "cover.label").write_text("0\n" * 6)
+    flat = write_flat(tmp_path / "flat", [0, 0], clips=sequences)
+    attributes = {"seen": [sequences[0].name], "hidden": [sequences[1].name]}
+    compared = compare("got10k-val", [Results(flat)], sequences, "all-frames", attributes=attributes)
+    assert [row[0] for row in attribute_cells(compared)[1]] == ["seen"]
 
 
 def test_names_with_another_tools_prefix(tmp_path):

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from grm.errors import WeightsError
-from grm.model import GRM, load_model, load_weights, save_weights
+from grm.model import GRM, is_published, load_model, load_weights, save_weights
 from grm.training.checkpoint import Checkpoint, save_checkpoint
 
 from ..training.pairs import training_config
@@ -48,6 +48,17 @@ def test_a_runs_own_checkpoint_is_loaded(tmp_path):
     again = GRM(config.model)
     load_weights(again, tmp_path / "checkpoint.pt")
     assert_same_state(again.state_dict(), model.state_dict())
+
+
+def test_only_published_checkpoints_need_a_configuration(tmp_path):
+    """By what a file holds, not by what it is called."""
+    config = training_config()
+    state = {"model": GRM(config.model).state_dict(), "optimizer": {}, "scaler": {}}
+    save_checkpoint(Checkpoint(3, 8, config.model_dump_json(), state, {}), tmp_path / "GRM_ep0300.pth.tar")
+    save_weights(small_model(), tmp_path / "model.safetensors")
+    torch.save({"net": published(small_model())}, tmp_path / "checkpoint.pt")
+    found = {path.name: is_published(path) for path in tmp_path.iterdir()}
+    assert found == {"GRM_ep0300.pth.tar": False, "model.safetensors": False, "checkpoint.pt": True}
 
 
 def test_a_section_of_another_name_is_pointed_at(tmp_path):
