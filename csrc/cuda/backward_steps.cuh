@@ -154,12 +154,13 @@ GRM_DEVICE void grad_scores(QueryRows<D>& x, const Places<D>& places, const Orde
     multiply<Element>(dp[0], a, b[0], b[1]);
     multiply<Element>(dp[1], a, b[2], b[3]);
   }
-  // Now s becomes E_ij = exp(S_ij - lse_i) and dp becomes dM_ij = E_ij (dP_ij - Delta_i).
+  // Now s becomes E_ij = exp(S_ij - lse_i), and dp first dP_ij - Delta_i, then, times E_ij, dM_ij.
   GRM_UNROLL for (int n = 0; n < 2; ++n) GRM_UNROLL for (int i = 0; i < 4; ++i) {
     const float exponent = s[n][i] * scale - x.lse[i / 2];
-    // The exponent of an allowed pair is 0 at most, but for the rounding of lse.
+    // The exponent of an allowed pair is 0 at most, but for the rounding of lse. With a policy E of allowed pairs is cut
+    // below, since those of blocked ones count as well.
     s[n][i] = exp2(minimum_or_nan(exponent, kPolicy ? kLog2Saturation : 0.0f));
-    dp[n][i] = s[n][i] * (dp[n][i] - x.delta[i / 2]);
+    dp[n][i] -= x.delta[i / 2];
   }
   if (seen) {
     GRM_UNROLL for (int half = 0; half < 2; ++half) {
@@ -169,11 +170,18 @@ GRM_DEVICE void grad_scores(QueryRows<D>& x, const Places<D>& places, const Orde
         const int other = key + 8 * n + 2 * t;
         const bool low = !edge || (other >= allowed.begin && other < allowed.end);
         const bool high = !edge || (other + 1 >= allowed.begin && other + 1 < allowed.end);
+        float &e = s[n][2 * half], &next = s[n][2 * half + 1];
+        if (kPolicy && low) e = minimum_or_nan(e, 1.0f);
+        if (kPolicy && high) next = minimum_or_nan(next, 1.0f);
+        dp[n][2 * half] *= e;
+        dp[n][2 * half + 1] *= next;
         const Shared offset = r * BackwardLayout<D>::kStride + 2 * other;
-        shared_store(places.p + offset, pack<Element>(low ? s[n][2 * half] : 0, high ? s[n][2 * half + 1] : 0));
+        shared_store(places.p + offset, pack<Element>(low ? e : 0, high ? next : 0));
         shared_store(places.ds + offset, pack<Element>(low ? dp[n][2 * half] : 0, high ? dp[n][2 * half + 1] : 0));
       }
     }
+  } else {
+    GRM_UNROLL for (int n = 0; n < 2; ++n) GRM_UNROLL for (int i = 0; i < 4; ++i) dp[n][i] *= s[n][i];
   }
   if (kPolicy) add_policy_sums(dp, x, order, key, places.key_sums);
 }

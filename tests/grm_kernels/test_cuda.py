@@ -130,6 +130,19 @@ def test_saturation_of_blocked_pairs(device, shares):
     assert_agrees(problem, "cuda")
 
 
+@pytest.mark.parametrize("policy", [True, False], ids=["policy", "no-policy"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_large_scores(device, dtype, policy):
+    """P of an allowed pair is 1 at most, whatever rounding took from lse; with a policy, too, where others are not."""
+    problem = make_problem(1, 2, 40, 32, dtype, policy=policy, device=device.where)
+    q, k = ((2e4 * x.float()).clamp(-6e4, 6e4).to(dtype) for x in (problem.q, problem.k))
+    result = solve(replace(problem, q=q, k=k), "cuda")
+    for name, value in result.items():
+        assert value.isfinite().all(), name
+    bound = problem.grad_out.float().abs().sum(2, keepdim=True)
+    assert (result["grad_v"].float().abs() <= bound * (1 + 40 * torch.finfo(dtype).eps)).all()
+
+
 @pytest.mark.parametrize(("n", "d"), [(464, 64), (864, 64), (1024, 32)])
 def test_long_forward(device, n, d):
     """More tokens than the backward pass holds; 464 = 16 * 29."""
