@@ -18,7 +18,11 @@ CHECK_VARIABLE = "GRM_KERNELS_CHECK"
 
 DTYPES = frozenset((torch.float32, torch.float16, torch.bfloat16, torch.float64))
 _PLAIN = (Tensor, torch.nn.Parameter)
-_INTEGERS = frozenset((torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64))
+# Integers that torch has few operations for, and what they are looked at as.
+_OPERABLE = {
+    torch.bool: torch.uint8, torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64,
+}  # fmt: skip
+_INTEGERS = frozenset((torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, *_OPERABLE))
 
 
 # ---- tokens ----
@@ -71,9 +75,9 @@ def checked_scale(scale: float) -> float:
 # ---- one number for every token, or one row ----
 
 
-def are_by_head(categories: Tensor | None, policy: Tensor | None) -> bool:
-    """Whether categories (B, H, N) or a policy (B, H, N, 3) are given; what is wrong with them is seen later."""
-    return (isinstance(categories, Tensor) and categories.dim() == 3) or (
+def are_by_head(categories: Tensor | None, policy: Tensor | None, soft: bool) -> bool:
+    """Whether categories (B, H, N) or a policy (B, H, N, 3) count; what is wrong with them is seen later."""
+    return (not soft and isinstance(categories, Tensor) and categories.dim() == 3) or (
         isinstance(policy, Tensor) and policy.dim() == 4
     )
 
@@ -90,12 +94,12 @@ def prepared_categories(
 
     """
     b, _, n, _ = q.shape
-    if categories is not None:
+    if categories is None and not soft:
+        raise TypeError("categories: expected a tensor, got None (it may be None only with soft=True)")
+    if categories is not None and not soft:
         check_vector("categories", categories, (b, n), q)
         if categories.dtype not in _INTEGERS:
             raise TypeError(f"categories: expected uint8, bool or another integer, got {categories.dtype}")
-    elif not soft:
-        raise TypeError("categories: expected a tensor, got None (it may be None only with soft=True)")
     if policy is not None:
         check_tensor("policy", policy, (b, n, len(Category)), q)
         if policy.dtype not in DTYPES:
@@ -109,8 +113,8 @@ def prepared_categories(
     if soft:
         return None if valid is None else (PADDING - valid.to(torch.uint8)).expand(b, n)  # 2, A, where it is valid
     assert categories is not None
-    if categories.dtype == torch.bool:
-        categories = categories.to(torch.uint8)
+    if (operable := _OPERABLE.get(categories.dtype)) is not None:
+        categories = categories.to(operable)
     if valid is not None:
         categories = categories.where(valid, PADDING)
     if values_are_known(categories):
@@ -163,7 +167,7 @@ def values_are_known(categories: Tensor) -> bool:
 
 
 def check_values(categories: Tensor, policy: Tensor | None) -> None:
-    """Raises where a category is none, or not the policy's arg-max."""
+    """Raises where a category is none, or not the arg-max of a policy whose values are at hand."""
     plain = categories.dtype == torch.uint8 and categories.is_cpu and categories.is_contiguous()
     module = extension.module if plain else None  # which looks at them in a tenth of torch's time
     if module is not None:
@@ -173,7 +177,7 @@ def check_values(categories: Tensor, policy: Tensor | None) -> None:
     if largest > PADDING or smallest < 0:
         got = smallest if smallest < 0 else largest
         raise ValueError(f"categories: expected values 0 (T), 1 (S), 2 (A) and 3 (padding), got {got}")
-    if policy is not None:
+    if policy is not None and type(policy) in _PLAIN:
         if (
             module is not None
             and policy.dtype == torch.float32

@@ -80,6 +80,7 @@ def category_attention(
         and k.device == device == v.device
         and dtype in DTYPES
         and shape[2] > 0
+        and shape[3] > 0
         and (q.stride(3) == k.stride(3) == v.stride(3) == 1 or shape[3] == 1)
     ):
         arguments.check_tokens(q, k, v)
@@ -154,11 +155,12 @@ def _attend(
     ):
         if arguments.values_are_known(categories):
             arguments.check_values(categories, None)
-    elif arguments.are_by_head(categories, policy):
+    elif arguments.are_by_head(categories, policy, soft):
         q, k, v = ops.unpack(*tokens) if len(tokens) == 1 else tokens
         q, k, v, categories, policy, valid = _heads_as_images(q, k, v, categories, policy, valid, soft)
         out, lse = _attend(q, (q, k, v), wanted, categories, policy, valid, soft, scale, backend, True)
-        out, lse = out.view(b, h, n, d), lse.view(b, h, n)
+        # Not views, so that users may change them in place.
+        out, lse = (torch.ops.aten._unsafe_view(x, (b, h, *x.shape[2:])) for x in (out, lse))
         return (out, lse) if return_lse else out
     else:
         categories = arguments.prepared_categories(categories, valid, policy, soft, q)
@@ -170,8 +172,9 @@ def _attend(
     backend = dispatch.choose(q, backend, needs_grad=needs_grad, soft=soft)
     if backend == "reference":
         q, k, v = ops.unpack(*tokens) if len(tokens) == 1 else tokens
-        out, lse = reference.attention(q, k, v, categories, policy, soft=soft, scale=scale)
-    elif needs_grad:
+        with ops.without_autocast(q):
+            out, lse = reference.attention(q, k, v, categories, policy, soft=soft, scale=scale)
+    elif needs_grad or ops.is_forward_mode():  # (a Function refuses what it has no derivative for)
         function = Transformable if torch._C._are_functorch_transforms_active() else AttentionFunction
         out, lse = function.apply(categories, policy, soft, scale, backend, *tokens)
     else:

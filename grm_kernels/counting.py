@@ -58,18 +58,24 @@ def _register(flop_counter: ModuleType) -> None:
 class _WhenImported(importlib.abc.MetaPathFinder):
     """Registers the formulas once the counter is imported: it imports Triton, which takes longer than all of this."""
 
+    _searching = False
+
     def find_spec(self, name, path, target=None):
         """The counter's own specification, with the registration behind its execution."""
-        if name != _MODULE:
+        if name != _MODULE or self._searching:
             return None
-        sys.meta_path.remove(self)
-        specification = importlib.util.find_spec(name)
+        self._searching = True
+        try:
+            specification = importlib.util.find_spec(name)
+        finally:
+            self._searching = False
         if specification is not None and specification.loader is not None:
             execute = specification.loader.exec_module
 
             def execute_and_register(module: ModuleType) -> None:
                 execute(module)
                 _register(module)
+                sys.meta_path.remove(self)
 
             setattr(specification.loader, "exec_module", execute_and_register)  # noqa: B010 - mypy refuses a method
         return specification

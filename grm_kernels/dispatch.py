@@ -1,5 +1,6 @@
 """Which backend serves a call, and why the others do not."""
 
+import sys
 import warnings
 from collections.abc import Callable
 from functools import cache
@@ -51,11 +52,14 @@ def choose(q: Tensor, backend: str | None, *, needs_grad: bool, soft: bool = Fal
 
 @cache
 def _warn_of_the_reference(backend: str, reasons: str) -> None:
-    """Says once for every reason why a call is slow."""
+    """Says once for every reason why a call is slow, and names the line that called this package."""
+    level, frame = 1, sys._getframe()
+    while frame.f_back is not None and frame.f_globals["__name__"].startswith("grm_kernels."):
+        level, frame = level + 1, frame.f_back
     warnings.warn(
         "category_attention: served by the slow reference, which forms the N x N matrix: "
         f"backend {backend!r} {reasons} (explain(q) lists all backends)",
-        stacklevel=4,
+        stacklevel=level,
     )
 
 

@@ -69,7 +69,7 @@ def divide(
 
     """
     _check(projected, template, weights, columns, category_of_rank)
-    serve = OPERATORS[choose(weights, backend, needs_grad=_needs_grad(projected, *weights))]
+    serve = OPERATORS[choose(weights, backend, needs_grad=ops.needs_gradient(projected, template, *weights))]
     return serve(projected, template, *weights, columns, category_of_rank, average, margin)
 
 
@@ -120,10 +120,6 @@ def not_supported_reasons(backend: str, weights: DivisionWeights, *, needs_grad:
     like = weights.third_bias[:1].expand(1, 1, 1, 16)
     needs = cpu if backend == "cpu" else triton
     return reasons + needs.not_supported_reasons(like, needs_grad=False)
-
-
-def _needs_grad(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def _reference(projected, template, *arguments) -> tuple[Tensor, Tensor]:

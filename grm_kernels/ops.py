@@ -7,9 +7,11 @@ grm_kernels/triton) is registered for the device types that it serves; autograd 
 
 import functools
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, is_autocast_enabled
+from torch.autograd import forward_ad
 
 #: Backends that are operators. The reference is plain PyTorch and needs none.
 BACKENDS = ("cpu", "triton", "cuda")
@@ -48,6 +50,16 @@ def with_adjacent_channels(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t if t.stride(-1) == 1 else t.contiguous() for t in tensors)
 
 
+def is_forward_mode() -> bool:
+    """Whether derivatives are taken forwards, in which any tensor may carry one."""
+    return forward_ad._current_level >= 0
+
+
+def needs_gradient(*tensors: Tensor) -> bool:
+    """Whether a derivative of what is computed from these tensors may be asked for."""
+    return is_forward_mode() or (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+
+
 # ---- shapes ----
 
 
@@ -78,6 +90,8 @@ def _fake_backward_packed(grad_out, grad_lse, qkv, out, lse, categories, soft_po
 def _map_over_batch(operator: torch._ops.OpOverload, info, in_dims, *arguments):
     """One call with (V B, ...) in place of V calls with (B, ...)."""
     size = info.batch_size
+    first, dim = arguments[0], in_dims[0]
+    batch = first.shape[0] if dim is None else first.movedim(dim, 0).shape[1]
 
     def joined(x, dim):
         if not isinstance(x, Tensor):
@@ -88,7 +102,7 @@ def _map_over_batch(operator: torch._ops.OpOverload, info, in_dims, *arguments):
     # A gradient of the policy that was not asked for has no batch.
     mapped = [result.dim() > 1 for result in results]
     results = tuple(
-        result.unflatten(0, (size, result.shape[0] // size)) if has_batch else result
+        result.unflatten(0, (size, batch)) if has_batch else result
         for result, has_batch in zip(results, mapped, strict=True)
     )
     return results, tuple(0 if has_batch else None for has_batch in mapped)
@@ -150,3 +164,11 @@ def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
         dtype = torch.get_autocast_dtype(device_type)
         return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
     return tensors
+
+
+def without_autocast(q: Tensor) -> AbstractContextManager[object]:
+    """A block in which operations on tensors like q compute in the dtypes that they are given."""
+    device_type = q.device.type
+    if device_type in _AUTOCAST and is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()

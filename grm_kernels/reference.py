@@ -92,8 +92,8 @@ def attention(
     lse = lse + total.squeeze(-1).log()
     if counts is not None:
         out, lse = out.where(counts[:, None, :, None], 0), lse.where(counts.unsqueeze(1), -math.inf)
-    # The memory order of the kernels' output, so that merging the heads is a view.
-    return out.transpose(1, 2).contiguous().transpose(1, 2), lse
+    # The memory order of the kernels' output, so that merging the heads is a view; and no view itself.
+    return out.transpose(1, 2).contiguous().transpose(1, 2).clone(), lse
 
 
 def masked_attention(

@@ -51,7 +51,7 @@ def serves_inference(backend: str | None, *tensors: Tensor) -> bool:
     first = tensors[0]
     if not (backend == "triton" or (first.is_cuda and backend != "reference")):
         return False
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+    if ops.needs_gradient(*tensors):
         return False
     # What is asked of attention's tensors but for their sizes.
     return not not_supported_reasons(first.flatten()[:1].expand(1, 1, 1, 16), needs_grad=False)

@@ -103,7 +103,7 @@ def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
     """The operator `grm_kernels::triton_bias_relu`: see grm_kernels/centre.py."""
     out = torch.empty_like(x)
     if x.numel():
-        # Channels last are a view of this shape, and so is what lies row by row.
+        # Views, of what lies row by row and of channels last; of other orders, copies.
         cells, target = x.flatten(2), out.flatten(2)
         with device.current(x):
             bias_relu_kernel[(triton.cdiv(x.numel(), _BLOCK),)](
@@ -111,6 +111,8 @@ def bias_relu(x: Tensor, bias: Tensor) -> Tensor:
                 x.numel(), x.shape[1], cells.shape[2],
                 BLOCK=_BLOCK,
             )  # fmt: skip
+        if target.data_ptr() != out.data_ptr():
+            out.copy_(target.view(out.shape))
     return out
 
 

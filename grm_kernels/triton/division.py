@@ -43,6 +43,7 @@ def pool_kernel(
     for start in range(0, C, CHANNELS):
         channel = start + tl.arange(0, CHANNELS)  # [CHANNELS]
         pooled = tl.zeros([CHANNELS], tl.float32)
+        broken = tl.zeros([CHANNELS], tl.int32)
         if not AVERAGE:
             pooled += -float("inf")
         for first in range(0, TOKENS, TILE):
@@ -54,8 +55,10 @@ def pool_kernel(
             else:
                 x = tl.load(address, mask=exists, other=-float("inf")).to(tl.float32)
                 pooled = tl.maximum(pooled, tl.max(x, 0))
+                broken |= tl.max((x != x).to(tl.int32), 0)
         if AVERAGE:
             pooled /= TOKENS
+        pooled = tl.where(broken > 0, float("nan"), pooled)  # a maximum passes NaN over
         pooled = tl.where(channel < C, pooled, 0.0)
         exists = (output < H1)[:, None] & (channel < C)[None, :]
         rows = tl.load(weight + output.to(tl.int64)[:, None] * weight_n + channel[None, :], mask=exists, other=0.0)

@@ -78,9 +78,9 @@ def test_bias_and_relu_are_torchs(backend):
     for dtype in backend.dtypes:
         x, bias, *_ = make(dtype, backend.device)
         x[0, 0, 0, 0], x[1, 2, 3, 4] = torch.nan, torch.inf
-        for given in (x, x.contiguous(memory_format=torch.channels_last)):
+        for given in (x, x.contiguous(memory_format=torch.channels_last), x.transpose(2, 3)):
             actual = centre.bias_relu(given, bias)
-            torch.testing.assert_close(actual, (x + bias[:, None, None]).relu(), rtol=0, atol=0, equal_nan=True)
+            torch.testing.assert_close(actual, (given + bias[:, None, None]).relu(), rtol=0, atol=0, equal_nan=True)
             assert actual.stride() == given.stride()
 
 

@@ -163,14 +163,36 @@ def test_every_image_for_itself_and_any_number_of_threads(backend):
         assert torch.equal(again[i], expected[i])
 
 
-def test_largest_pooled_value_is_nan_if_one_is():
-    problem = make_problem((1, 5, 9, 16, 16, 16))
+def test_largest_pooled_value_is_nan_if_one_is(backend):
+    problem = make_problem((1, 5, 9, 16, 16, 16), device=backend.device)
     for token in (0, 2, 4):
         problem.template[0, :, 3] = 1.0
         problem.template[0, token, 3] = torch.nan
-        categories, logits = problem.run("cpu")
+        categories, logits = problem.run(backend.name)
         assert logits.isnan().all()
         assert (categories[:, 5:] == Category.S).all()
+
+
+@pytest.mark.parametrize("wanted", ["projected", "template", "first"])
+def test_a_gradient_of_anything_is_the_references(backend, wanted):
+    """Backwards and forwards; who asks for a compiled form is told that it has none."""
+    problem = make_problem((1, 5, 9, 16, 16, 16), device=backend.device)
+
+    def logits(x, name=None):
+        given = {"weights": problem.weights._replace(first=x)} if wanted == "first" else {wanted: x}
+        return replace(problem, **given).run(name)[1]
+
+    x = problem.weights.first if wanted == "first" else getattr(problem, wanted)
+    expected = torch.autograd.functional.jacobian(lambda x: logits(x, "reference").sum(), x)
+    assert expected.abs().max() > 0
+    leaf = x.clone().requires_grad_()
+    logits(leaf).sum().backward()
+    assert torch.equal(leaf.grad, expected)
+    tangent = torch.randn_like(x)
+    _, derivative = torch.func.jvp(lambda x: logits(x).sum(), (x,), (tangent,))
+    assert derivative.item() == pytest.approx((expected * tangent).sum().item(), rel=1e-4, abs=1e-4)
+    with pytest.raises(ValueError, match="has no gradient"):
+        logits(leaf, backend.name)
 
 
 def test_operators(backend):

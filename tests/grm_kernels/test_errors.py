@@ -6,11 +6,12 @@ import subprocess
 import sys
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from grm_kernels import category_attention, cpu, dispatch, explain
+from grm_kernels import CategoryAttention, category_attention, category_attention_packed, cpu, dispatch, explain
 from tests.grm_kernels.problems import make_problem
 
 GOOD = make_problem(2, 2, 6, 16)
@@ -128,6 +129,11 @@ BAD_INPUT = {
         ValueError,
         r"policy: expected its arg-max to be the category of every token, but at \[1, 4\] it is \[",
     ),
+    "no channels": (
+        replace(GOOD, q=GOOD.q[..., :0], k=GOOD.k[..., :0], v=GOOD.v[..., :0]),
+        ValueError,
+        "q: expected N and D of at least 1",
+    ),
     "soft without policy": (
         replace(GOOD, policy=None, soft=True),
         TypeError,
@@ -199,8 +205,26 @@ def test_backend_that_cannot_serve(problem, reason):
     with pytest.warns(UserWarning, match=f"served by the slow reference.*'cpu' {re.escape(reason)}") as caught:
         result = call(problem)
         call(problem)
-    assert len(caught) == 1
+    assert len(caught) == 1 and caught[0].filename == __file__
     torch.testing.assert_close(result, call(problem, backend="reference"))
+
+
+def test_a_warning_names_the_callers_line_in_every_form():
+    problem = make_problem(1, 2, 5, 257, policy=False)
+    by_head = problem.categories.unsqueeze(1).expand(1, 2, 5)
+    module = CategoryAttention(514, 2)
+    for attend in (
+        lambda: category_attention(problem.q, problem.k, problem.v, by_head),
+        lambda: category_attention_packed(torch.zeros(1, 5, 3, 2, 257), problem.categories),
+    ):
+        dispatch._warn_of_the_reference.cache_clear()
+        with pytest.warns(UserWarning, match="slow reference") as caught:
+            attend()
+        assert caught[0].filename == __file__
+    dispatch._warn_of_the_reference.cache_clear()
+    with pytest.warns(UserWarning, match="slow reference") as caught:
+        module(torch.zeros(1, 5, 514), problem.categories)
+    assert "grm_kernels" not in Path(caught[0].filename).parts[-2:]
 
 
 def test_the_reference_that_was_asked_for_is_no_surprise():

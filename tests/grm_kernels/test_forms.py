@@ -7,7 +7,9 @@ from grm_kernels import Category, CategoryAttention, category_attention, categor
 from tests.grm_kernels.problems import make_problem
 from tests.grm_kernels.test_torch import CalledOperators
 
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGERS = (
+    torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.uint16, torch.uint32, torch.uint64
+)  # fmt: skip
 
 
 def attend_and_differentiate(tokens, grad_out, categories, policy, backend, **options):
@@ -91,6 +93,18 @@ def test_categories_by_head(backend, soft, name):
         finite = [x[:, i : i + 1] for x in results[:5]] + [results[5][:, i]]
         finite[1], lse = (x.masked_fill(x == -torch.inf, 0) for x in (finite[1], expected[1]))
         assert_close(finite, (expected[0], lse, *expected[2:]))
+
+
+def test_categories_are_not_read_with_a_soft_policy(backend):
+    """Not even by head, where the policy is one of all heads."""
+    problem = make_problem(2, 3, 12, 16, soft=True, device=backend.device)
+    options = {"soft": True, "backend": backend.name}
+    expected = category_attention(problem.q, problem.k, problem.v, None, problem.policy, **options)
+    for categories in (torch.full((2, 3, 12), 7), torch.zeros(5)):
+        given = category_attention(
+            problem.q, problem.k, problem.v, categories.to(backend.device), problem.policy, **options
+        )
+        assert torch.equal(given, expected)
 
 
 def test_packed_by_head(backend):

@@ -48,6 +48,70 @@ def test_the_output_may_be_changed_in_place(backend, requires_grad):
             out.sum().backward()
 
 
+@pytest.mark.parametrize("form", ["reference", "by head"])
+def test_nor_is_that_of_other_forms_a_view(backend, form):
+    problem = make_problem(1, 2, 9, 16, device=backend.device)
+    categories = problem.categories.unsqueeze(1).expand(1, 2, 9) if form == "by head" else problem.categories
+    name = "reference" if form == "reference" else backend.name
+    with torch.no_grad():
+        out, lse = category_attention(problem.q, problem.k, problem.v, categories, backend=name, return_lse=True)
+    assert not out._is_view() and not lse._is_view()
+    residual = problem.grad_out.clone().requires_grad_()
+    expected = out + problem.grad_out
+    out += residual
+    assert torch.equal(out, expected) and out.requires_grad
+
+
+def test_forward_mode_is_refused_or_right(backend):
+    """Of nothing a derivative of 0 is made up; where no tensor carries one, all is as ever."""
+    problem = make_problem(1, 2, 9, 16, policy=True, soft=backend.name != "cuda", device=backend.device)
+    options = {"soft": problem.soft}
+
+    def attend(name, q, policy):
+        return category_attention(q, problem.k, problem.v, problem.categories, policy, backend=name, **options).sum()
+
+    primals, tangents = (problem.q, problem.policy), (torch.randn_like(problem.q), torch.zeros_like(problem.policy))
+    with pytest.raises(NotImplementedError, match="jvp"):
+        torch.func.jvp(lambda *x: attend(backend.name, *x), primals, tangents)
+    with pytest.raises(NotImplementedError, match="jvp"), torch.autograd.forward_ad.dual_level():
+        attend(backend.name, torch.autograd.forward_ad.make_dual(problem.q, tangents[0]), problem.policy)
+    with torch.autograd.forward_ad.dual_level():
+        assert torch.equal(attend(backend.name, *primals), attend(backend.name, *primals))
+    _, derivative = torch.func.jvp(lambda *x: attend("reference", *x), primals, tangents)
+    gradient = torch.func.grad(lambda q: attend(backend.name, q, problem.policy))(problem.q)
+    assert derivative.item() == pytest.approx((gradient * tangents[0]).sum().item(), rel=1e-3, abs=1e-3)
+
+
+def test_a_policy_that_is_not_at_hand_is_not_looked_at():
+    """Wrapper subclasses have no memory of their own: a category is compared with nothing then."""
+
+    class Wrapper(torch.Tensor):
+        @staticmethod
+        def __new__(cls, inner):
+            return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype, device=inner.device)
+
+        def __init__(self, inner):
+            self.inner = inner
+
+        @classmethod
+        def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+            def plain(x):
+                return x.inner if isinstance(x, cls) else x
+
+            return function(*torch.utils._pytree.tree_map(plain, args), **(kwargs or {}))
+
+    problem = make_problem(1, 2, 9, 16, policy=True)
+    arguments = (problem.q, problem.k, problem.v, problem.categories)
+    expected = category_attention(*arguments, problem.policy)
+    assert torch.equal(category_attention(*arguments, Wrapper(problem.policy)), expected)
+
+
+def test_nothing_is_mapped_over():
+    problem = make_problem(2, 2, 9, 16)
+    arguments = [torch.stack([x, x])[:0] for x in (problem.q, problem.k, problem.v, problem.categories)]
+    assert torch.func.vmap(category_attention)(*arguments).shape == (0, 2, 2, 9, 16)
+
+
 @pytest.mark.parametrize("policy", [False, True], ids=["no-policy", "policy"])
 def test_operations_are_counted(backend, policy):
     """Two products of what is allowed forward; backward five, and two more of what is blocked for the policy."""
@@ -64,10 +128,17 @@ def test_operations_are_counted(backend, policy):
     assert counter.get_total_flops() == 2 * 16 * (5 * allowed + (2 * blocked if policy else 0))
 
 
-@pytest.mark.parametrize("first", ["grm_kernels", "torch.utils.flop_counter"])
+@pytest.mark.parametrize("first", ["grm_kernels", "torch.utils.flop_counter", "searched"])
 def test_formulas_are_there_whatever_is_imported_first(first):
+    """And though somebody only asks where the counter is before it is imported."""
+    if first == "searched":
+        begins = "import grm_kernels, importlib.util; importlib.util.find_spec('torch.utils.flop_counter')"
+    else:
+        begins = f"import {first}, grm_kernels"
     code = f"""
-import torch, {first}, grm_kernels, torch.utils.flop_counter
+import torch
+{begins}
+import torch.utils.flop_counter
 print(torch.ops.grm_kernels.cpu_backward_packed in torch.utils.flop_counter.flop_registry)
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -158,6 +158,18 @@ def test_autocast(dtype):
     assert torch.equal(out, direct)
 
 
+@pytest.mark.parametrize(("dtype", "size"), [(torch.float16, 100.0), (torch.bfloat16, 4.0)], ids=str)
+def test_autocast_leaves_the_references_scores_in_float32(dtype, size):
+    """Where the reference serves by itself, too: products beyond 65504, and scores whose third digit counts."""
+    problem = make_problem(1, 2, 12, 320, policy=False)
+    q, k, v = size * problem.q, size * problem.k, problem.v
+    direct = category_attention(*(x.to(dtype) for x in (q, k, v)), problem.categories, backend="reference")
+    with torch.autocast("cpu", dtype=dtype):
+        named = category_attention(q, k, v, problem.categories, backend="reference")
+        chosen = category_attention(q, k, v, problem.categories)
+    assert direct.isfinite().all() and torch.equal(named, direct) and torch.equal(chosen, direct)
+
+
 def test_fake_tensors(backend):
     problem = make_problem(
         2, 2, 9, 16, torch.bfloat16 if backend.name == "cpu" else torch.float16, device=backend.device
