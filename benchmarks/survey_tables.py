@@ -51,7 +51,7 @@ def survey_caption(record: dict) -> str:
     return (
         f"{machine_of(record)}, of {', '.join(m['instruction_sets'])}; {record['date']}, kernel sources "
         f"{m['sources']}, load {record['load_before'][0]:.2f} before. On the right: time of the baseline over ours, "
-        "both in the same run, every result checked. The worst cell first."
+        "both in the same run, each checked by the results of its first and last image. The worst cell first."
     )
 
 

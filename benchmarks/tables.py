@@ -128,7 +128,10 @@ def rates_of(record: dict, matrix: dict[str, float], memory: float | None) -> st
     return f"torch.mm: {', '.join(rates)}{copy}. {record['date']}, kernel sources {sources}."
 
 
-RATIOS = "Columns on the right: time of the baseline over ours, both in the same run, every result checked."
+RATIOS = (
+    "Columns on the right: time of the baseline over ours, both in the same run, each checked by the results of its "
+    "first and last image."
+)
 
 
 def cpu_caption(record: dict) -> str:

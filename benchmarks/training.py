@@ -234,7 +234,7 @@ def measure(case: Case, budget_s: float) -> list[dict]:
     best = {form: {"step": float("inf"), "attention": float("inf")} for form in steps}
     bytes_of: dict[str, dict[str, int]] = {}
     rounds, begin = 0, time.perf_counter()
-    while rounds < 3 or time.perf_counter() - begin < budget_s:
+    while rounds < 4 or time.perf_counter() - begin < budget_s:
         # In the first, memory is measured: the optimiser has its moments by then, and what is made once is made.
         for form, step in steps.items():
             watch = Stopwatch()

@@ -121,7 +121,9 @@ def sdpa_dense(x: Inputs) -> Tensor:
 def _compiled_flex_attention() -> tuple[Callable, Callable]:
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    torch._dynamo.config.recompile_limit = 64  # every shape is compiled for itself
+    # Every shape is compiled for itself, and none is run without.
+    torch._dynamo.config.recompile_limit = 256
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     return torch.compile(create_block_mask, dynamic=False), torch.compile(flex_attention, dynamic=False)
 
 
