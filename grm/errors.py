@@ -5,7 +5,7 @@ import re
 # Of a text that came from a file, and of a line of a message, so many characters are shown.
 _SHOWN_OF_FILES, _SHOWN_OF_LINES = 200, 2000
 # Before the host of an address: rtsp://name:password@camera/1.
-_PASSWORD = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*(?=@)")
+_PASSWORD = re.compile(r"(?<=://)[^/@\s]*:[^/\s]*(?=@)")
 
 
 def shown(value: object) -> str:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..boxes import Boxes
 from ..crop import Image
 from ..errors import MediaError
-from ..media.images import read_image
+from ..media.images import bits_of, read_image
 from .runner import FrameTracker
 
 if TYPE_CHECKING:
@@ -116,6 +116,8 @@ def _image_of(images: Any) -> Image:
     if not isinstance(image, MemoryImage):
         raise MediaError(f"expected a file or an image in memory, got {type(image).__name__}")
     pixels = image.array()
+    if pixels.dtype == np.uint16:
+        pixels = pixels >> (bits_of(pixels) - 8)
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.uint8)
 
 

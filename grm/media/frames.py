@@ -7,7 +7,8 @@ import itertools
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing, suppress
 from fractions import Fraction
 from pathlib import Path, PurePath, PurePosixPath
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -61,18 +62,21 @@ class Frames(Protocol):
     name: str
     #: Frames per second.
     rate: Fraction
-    #: Number of frames; None where nobody knows.
+    #: Number of frames; None where nobody knows. It may be a guess, from how long a video lasts, unless it was counted.
     length: int | None
+    counted: bool
     #: Whether it ends only when it is stopped.
     endless: bool
     #: What a user should know of it, a sentence each.
     notes: list[str]
+    #: What damage was found in the frames that `timed` gave, if any; known once that has ended or is closed.
+    damage: DamagedError | None
 
     def __iter__(self) -> Iterator[Image]:
         """Frames from the first to the last."""
         ...
 
-    def timed(self) -> Iterator[Frame]:
+    def timed(self) -> Generator[Frame, None, None]:
         """The same, with the number and the time of each."""
         ...
 
@@ -98,11 +102,25 @@ def open_frames(source: str | Path, rate: Fraction | None = None) -> Frames:
         return FolderFrames(path, rate or Fraction(30))
     if rate is not None:
         raise MediaError(f"{source}: only a folder of images is given a rate")
-    if path.exists():
+    if path.is_file():
         return VideoFrames(path)
+    if path.exists():
+        raise MediaError(f"{source}: expected a file or a folder, got a pipe or a device")
     if str(source).isdecimal() and len(str(source)) < 4:
         return CameraFrames(int(str(source)))
     raise MediaError(f"{source}: no such file or folder")
+
+
+def readable(frames: Frames, limit: int | None = None) -> Iterator[Image]:
+    """The images of a source as far as they can be read; what damage there is, `frames.damage` says afterwards.
+
+    Args:
+        frames: of the source.
+        limit: so many of them at most.
+
+    """
+    with closing(frames.timed()) as timed, suppress(DamagedError):
+        yield from (frame.image for frame in itertools.islice(timed, limit))
 
 
 class VideoFrames:
@@ -115,11 +133,13 @@ class VideoFrames:
         self.path = path
         self.name = path.stem
         self.notes: list[str] = []
+        self.damage: DamagedError | None = None
         self._title = title or str(path)
         with self._open() as container:
             stream = _video_stream(container, self._title)
             self.rate = stream.average_rate or stream.guessed_rate or Fraction(30)
             self._end = _expected_end(container, stream)
+            self.counted = stream.frames > 0
             self.length = stream.frames or (round(self._end * self.rate) if self._end else None)
             # Frames of an AVI have no times, but are counted.
             self._timed = container.format.name != "avi"
@@ -128,7 +148,7 @@ class VideoFrames:
         """Frames from the first to the last; errors as of `timed`."""
         return (frame.image for frame in self.timed())
 
-    def timed(self) -> Iterator[Frame]:
+    def timed(self) -> Generator[Frame, None, None]:
         """Frames from the first to the last; what cannot be decoded is passed over.
 
         Raises:
@@ -137,21 +157,28 @@ class VideoFrames:
 
         """
         clock, count, last, end, start = FrameClock(self.rate), 0, -1, 0.0, None
-        with self._open() as container:
-            stream = _video_stream(container, self._title)
-            stream.thread_type = "AUTO"
-            for decoded in _decode(container, stream, clock, self._title):
-                seconds = decoded.time if self._timed else None
-                number = clock.number(seconds, key=bool(decoded.key_frame), corrupt=decoded.is_corrupt)
-                if number is None:
-                    continue
-                last = number
-                seconds = float(number / self.rate) if seconds is None else seconds
-                start = seconds if start is None else start
-                yield Frame(number, seconds - start, self.path.name, _upright(decoded))
-                count += 1
-                lasts = decoded.duration * (decoded.time_base or 0) if decoded.duration else 1 / self.rate
-                end = max(end, seconds + float(lasts))
+        known = 0, 0.0  # number and time of the last frame that has one
+        self.damage = None
+        try:
+            with self._open() as container:
+                stream = _video_stream(container, self._title)
+                stream.thread_type = "AUTO"
+                for decoded in _decode(container, stream, clock, self._title):
+                    seconds = decoded.time if self._timed else None
+                    number = clock.number(seconds, key=bool(decoded.key_frame), corrupt=decoded.is_corrupt)
+                    if number is None:
+                        continue
+                    last = number
+                    seconds = known[1] + float((number - known[0]) / self.rate) if seconds is None else seconds
+                    known = known if decoded.time is None or not self._timed else (number, seconds)
+                    start = seconds if start is None else start
+                    count += 1
+                    yield Frame(number, seconds - start, self.path.name, _upright(decoded))
+                    lasts = decoded.duration * (decoded.time_base or 0) if decoded.duration else 1 / self.rate
+                    end = max(end, seconds + float(lasts))
+        except GeneratorExit:
+            self.damage = self._damaged(clock.faults(), count)
+            raise
         if count == 0:
             raise MediaError(f"{self._title}: holds no frame that can be read")
         if not self._timed and self.length and last + 1 < self.length:
@@ -159,8 +186,12 @@ class VideoFrames:
         faults = clock.faults()
         if self._end is not None and end < self._end - _SLACK:
             faults.append(f"truncated: {end:.1f} of {self._end:.1f} seconds")
-        if faults:
-            raise DamagedError(f"{self._title}: {', '.join(faults)}; {count} frames were read")
+        self.damage = self._damaged(faults, count)
+        if self.damage is not None:
+            raise self.damage
+
+    def _damaged(self, faults: list[str], count: int) -> DamagedError | None:
+        return DamagedError(f"{self._title}: {', '.join(faults)}; {count} frames were read") if faults else None
 
     def _open(self) -> "av.container.InputContainer":
         return _opened(f"file:{self.path}", self._title, _LOCAL)
@@ -250,6 +281,8 @@ class FolderFrames:
         names = list_frames(path)
         self.paths = [path / name for name in names]
         self.length: int | None = len(self.paths)
+        self.counted = True
+        self.damage: DamagedError | None = None
         self.endless, self.notes = False, [f"{path}: {note}" for note in oddities(path, names)]
         if bits := deep_bits(self.paths[0]):
             self.notes.append(f"{self.paths[0]}: {bits} of 16 bits are used, and scaled to 8")
@@ -258,7 +291,7 @@ class FolderFrames:
         """Images from the first to the last; a MediaError at one that cannot be read."""
         return (frame.image for frame in self.timed())
 
-    def timed(self) -> Iterator[Frame]:
+    def timed(self) -> Generator[Frame, None, None]:
         """The same, numbered as they lie there, one after the other at the rate that was given.
 
         Raises:
@@ -266,13 +299,19 @@ class FolderFrames:
             MediaError: one cannot be read.
 
         """
-        damaged = []
-        for number, path in enumerate(self.paths):
-            image, warned = read_image_warned(path)
-            damaged += [path.name] if warned else []
-            yield Frame(number, float(number / self.rate), path.name, image)
-        if damaged:
-            raise DamagedError(f"{self.path}: {len(damaged)} damaged of {len(self.paths)} images, first {damaged[0]}")
+        damaged: list[str] = []
+        self.damage, number = None, 0
+        try:
+            for number, path in enumerate(self.paths):
+                image, warned = read_image_warned(path)
+                damaged += [path.name] if warned else []
+                yield Frame(number, float(number / self.rate), path.name, image)
+        finally:
+            if damaged:
+                count = f"{len(damaged)} damaged of {number + 1} images"
+                self.damage = DamagedError(f"{self.path}: {count}, first {damaged[0]}")
+        if self.damage is not None:
+            raise self.damage
 
 
 class CameraFrames:
@@ -281,8 +320,9 @@ class CameraFrames:
     def __init__(self, number: int):
         self.name = f"camera{number}"
         self.length: int | None = None
-        self.endless = True
+        self.counted, self.endless = False, True
         self.notes: list[str] = []
+        self.damage: DamagedError | None = None
         self._capture = cv2.VideoCapture(number)
         if not self._capture.isOpened():
             raise MediaError(f"camera {number}: cannot be opened")
@@ -292,7 +332,7 @@ class CameraFrames:
         """Frames as they come."""
         return (frame.image for frame in self.timed())
 
-    def timed(self) -> Iterator[Frame]:
+    def timed(self) -> Generator[Frame, None, None]:
         """Frames as they come, at the times at which they did."""
         start = None
         try:

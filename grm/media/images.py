@@ -25,6 +25,8 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _QUALITY = 95
 # The next marker behind coded pixels, in which 0xFF stands before 0, or is a restart.
 _JPEG_MARKER = re.compile(rb"\xff+[^\x00\xd0-\xd7\xff]")
+# How libjpeg begins what it says of damage; other threads may write to standard error meanwhile.
+_JPEG_WARNINGS = ("Corrupt JPEG data", "Premature end of JPEG file", "Invalid SOS parameters for sequential JPEG")
 # Cameras append padding; the end of an image that is not well-formed is looked for in so many last bytes.
 _TAIL = 4096
 
@@ -50,6 +52,8 @@ def read_image(path: Path) -> Image:
     image = _decoded(data)
     if image is None:
         raise MediaError(f"{path}: not an image that OpenCV reads ({len(data)} bytes)")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise MediaError(f"{path}: expected numbers of 8 or 16 bits without a sign, got {image.dtype}")
     if image.dtype == np.uint16:
         image >>= bits_of(image) - 8
         image = image.astype(np.uint8)
@@ -64,7 +68,7 @@ def read_image_warned(path: Path) -> tuple[Image, bool]:
     """
     with _decoder_messages() as messages:
         image = read_image(path)
-    return image, any("JPEG" in line for line in messages)
+    return image, bool(messages)
 
 
 def bits_of(image: np.ndarray) -> int:
@@ -89,14 +93,13 @@ def _content(path: Path) -> bytes:
 
 
 def _decoded(data: bytes) -> np.ndarray | None:
-    """BGR, uint8 or uint16; None for what is no image."""
+    """BGR, of the numbers that the file has; None for what is no image."""
     if not data:
         return None
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     except cv2.error:  # a header that asks for more pixels than there can be
         return None
-    return image if image is not None and image.dtype in (np.uint8, np.uint16) else None
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int]]:
@@ -199,7 +202,7 @@ def _decoder_messages() -> Iterator[list[str]]:
             os.close(kept)
             file.seek(0)
             for line in file.read().decode(errors="replace").splitlines(keepends=True):
-                if "JPEG" in line:
+                if line.startswith(_JPEG_WARNINGS):
                     messages.append(line)
                 else:
                     os.write(2, line.encode())

@@ -66,7 +66,8 @@ class VideoWriter:
         self._stream.pix_fmt = "yuv420p"
         self._steps = 1
         if h264:
-            in_order = {"bf": "0"} if suffix == ".avi" else {}  # which keeps no times
+            # Other containers keep the times of decoding alone, or none.
+            in_order = {} if suffix in _TIMED else {"bf": "0"}
             self._stream.options = {"crf": "20", "preset": "veryfast", **in_order}
             if suffix in _TIMED:
                 self._steps = max(1, ceil(_STEPS / self.rate))

@@ -29,6 +29,7 @@ FORMAT = "grm-1"
 #: That of the checkpoints of `grm.training`.
 RUN_FORMAT = "grm-training-1"
 
+_FLOATS = frozenset((torch.float16, torch.bfloat16, torch.float32, torch.float64))
 # In the names of a division module's parameters.
 _DIVISION = ".division."
 # So many names of a kind are listed in an error.
@@ -255,12 +256,23 @@ def _check(state: Mapping[str, Tensor], tensors: Mapping[str, Any], required: se
         for name in common
         if _shape(tensors[name]) != tuple(state[name].shape)
     ]
+    alien = [
+        name for name in common if isinstance(tensors[name], Tensor) and not _of_a_kind(tensors[name], state[name])
+    ]
     if misshapen:
         faults.append(f"of another shape: {_listed(misshapen)}")
+    elif alien:
+        named = [f"{name} ({str(tensors[name].dtype).removeprefix('torch.')})" for name in alien]
+        faults.append(f"neither float16, bfloat16, float32 nor float64: {_listed(named)}")
     elif broken := [name for name in common if not tensors[name].isfinite().all()]:
         faults.append(f"with NaN or infinity in it: {_listed(broken)}")
     if faults:
         raise WeightsError("\n  ".join([f"{path}: these weights do not fit the model", *faults]))
+
+
+def _of_a_kind(tensor: Tensor, wanted: Tensor) -> bool:
+    """Whether a tensor of a file has numbers like the model's: a batch normalisation's count of batches is whole."""
+    return tensor.dtype in _FLOATS if wanted.is_floating_point() else not tensor.is_complex()
 
 
 def _shape(value: Any) -> Any:

@@ -15,6 +15,11 @@ def test_passwords_are_not_shown():
     assert printable("http://host:80/a@b: 3") == "http://host:80/a@b: 3"
 
 
+def test_passwords_end_at_the_last_sign():
+    assert printable("rtsp://admin:p@ss@camera/1: no answer") == "rtsp://***@camera/1: no answer"
+    assert printable("http://host:80/a@2x.mp4") == "http://host:80/a@2x.mp4"
+
+
 def test_nothing_fills_a_terminal():
     assert printable("x" * 10**6) == "x" * 2000 + "..."
     assert shown("x" * 10**6) == "x" * 200 + "..."

@@ -1,5 +1,6 @@
 """Pictures that are damaged, huge, deep, or carry more than a picture."""
 
+import os
 import random
 import struct
 import zlib
@@ -9,8 +10,8 @@ import numpy as np
 import pytest
 
 from grm.errors import DamagedError, MediaError
-from grm.media.frames import open_frames
-from grm.media.images import _stated_size, read_image, read_image_warned
+from grm.media.frames import open_frames, readable
+from grm.media.images import _decoder_messages, _stated_size, read_image, read_image_warned
 
 from .test_video import collect
 
@@ -84,6 +85,26 @@ def test_a_damaged_picture_among_frames_is_told_at_the_end(tmp_path):
     assert len(frames) == 3
 
 
+def test_damage_is_known_of_what_was_read(tmp_path):
+    """Whether the source is read to its end or left before."""
+    data = jpeg(height=240, width=320)
+    for number in range(6):
+        (tmp_path / f"{number}.jpg").write_bytes(data)
+    (tmp_path / "2.jpg").write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 400 :])
+    frames = open_frames(tmp_path)
+    for limit, damage in ((2, None), (4, "1 damaged of 4 images, first 2.jpg"), (None, "1 damaged of 6 images")):
+        assert len(list(readable(frames, limit))) == (limit or 6)
+        assert (frames.damage is None) if damage is None else (damage in str(frames.damage))
+
+
+def test_only_the_decoders_own_words_are_damage(capfd):
+    """Other threads may name a folder called JPEGImages meanwhile."""
+    with _decoder_messages() as messages:
+        os.write(2, b"JPEGImages: 40%\nCorrupt JPEG data: bad Huffman code\n")
+    assert messages == ["Corrupt JPEG data: bad Huffman code\n"]
+    assert capfd.readouterr().err == "JPEGImages: 40%\n"
+
+
 def test_a_length_in_a_png_takes_no_memory(tmp_path):
     data = cv2.imencode(".png", picture())[1].tobytes()
     place = data.index(b"IDAT") - 4
@@ -136,5 +157,5 @@ def test_the_bits_that_are_used_count(tmp_path, bits):
 
 def test_numbers_that_are_no_colours_are_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "x.tiff"), (picture() / 255).astype(np.float32))
-    with pytest.raises(MediaError, match="not an image that OpenCV reads"):
+    with pytest.raises(MediaError, match="expected numbers of 8 or 16 bits without a sign, got float32"):
         read_image(tmp_path / "x.tiff")

@@ -63,6 +63,23 @@ def test_other_containers(tmp_path, suffix):
     assert_same(open_frames(write(tmp_path / f"clip{suffix}", expected)), expected)
 
 
+def test_times_that_a_program_stream_has_in_part(tmp_path):
+    """H.264 in MPEG-PS, as recorders write it, begins later than at 0 and has times for some frames."""
+    path = write(tmp_path / "clip.mpg", numbered_frames(25))
+    with av.open(str(path)) as container:
+        known = [frame.pts is not None for frame in container.decode(video=0)]
+    assert any(known) and not all(known), "the case that is meant"
+    times = np.array([frame.time for frame in open_frames(path).timed()])
+    assert times[0] == 0 and np.diff(times) == pytest.approx(1 / float(RATE), abs=1e-3)
+
+
+def test_a_pipe_is_no_video(tmp_path):
+    """It would be waited for, and never say anything."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(MediaError, match=r"pipe.mp4: expected a file or a folder, got a pipe or a device"):
+        open_frames(tmp_path / "pipe.mp4")
+
+
 @pytest.mark.parametrize("degrees", [90, 180, 270])
 def test_rotated_video_comes_upright(tmp_path, degrees):
     upright = numbered_frames(3)
@@ -252,6 +269,20 @@ def test_frames_of_another_size_are_refused(tmp_path):
     ):
         writer.write(numbered_frames(1)[0])
         writer.write(numbered_frames(1, 24, 32)[0])
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".m4v", ".mov", ".mkv", ".avi", ".ts", ".flv", ".wmv", ".3gp"])
+def test_written_frames_come_back_in_their_order(tmp_path, suffix):
+    """Whatever times a container keeps: enough frames for the encoder to take some out of turn."""
+    path = tmp_path / f"clip{suffix}"
+    with VideoWriter(path, RATE) as writer:
+        for frame in numbered_frames(20):
+            writer.write(frame)
+    frames = list(open_frames(path).timed())
+    assert len(frames) == 20
+    assert np.diff([frame.time for frame in frames]) == pytest.approx(1 / float(RATE), abs=2e-3)
+    shown = [float(np.median(frame.image[30:, 40:, 0])) for frame in frames]
+    assert shown == sorted(shown)
 
 
 def test_stopped_before_its_first_frame(tmp_path, monkeypatch):

@@ -74,6 +74,17 @@ def test_a_section_of_another_name_is_pointed_at(tmp_path):
         load_model(path)
 
 
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int32, torch.bool, torch.complex64], ids=str)
+def test_weights_of_other_numbers_are_named(tmp_path, dtype):
+    model = small_model()
+    tensors = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    tensors["head.size.4.bias"] = tensors["head.size.4.bias"].to(dtype)
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "grm-1", "config": model.config.model_dump_json()})
+    kind = str(dtype).removeprefix("torch.")
+    with pytest.raises(WeightsError, match=rf"neither float16.* nor float64: head.size.4.bias \({kind}\)"):
+        load_model(tmp_path / "model.safetensors")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_not_finite_are_named(tmp_path, value):
     model = small_model()
