@@ -1,7 +1,10 @@
 """Drawing: boxes and token divisions on frames of a video, and pictures of division and attention."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -11,6 +14,10 @@ from grm_kernels import Category
 
 from .boxes import Boxes
 from .crop import CropRegion, Image, crop_image
+from .files import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Colours of targets, RGB; from the ninth on again from the first.
 COLORS = (
@@ -173,6 +180,28 @@ def save_attention_picture(
     _save_tiles(path, tiles, title)
 
 
+@contextmanager
+def literal_text() -> Iterator[None]:
+    """A block in which matplotlib sets texts as they are: names of files may look like mathematics, or lack a glyph."""
+    from matplotlib import rc_context
+
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        yield
+
+
+def save_figure(figure: "Figure", path: str | Path, *, dpi: int) -> None:
+    """Writes a figure in the format of the path's suffix, in place of what is there or not at all.
+
+    Raises:
+        OSError: it cannot be written; the message names the path.
+
+    """
+    with replacing(path) as file:
+        figure.savefig(file, format=Path(path).suffix[1:].lower(), dpi=dpi)
+
+
+@literal_text()
 def _save_tiles(path: str | Path, tiles: Sequence[tuple[Image, str]], title: str) -> None:
     from matplotlib.figure import Figure  # half a second to import
 
@@ -186,4 +215,4 @@ def _save_tiles(path: str | Path, tiles: Sequence[tuple[Image, str]], title: str
     for ax, (image, label) in zip(axes, tiles, strict=False):
         ax.imshow(image, interpolation="nearest")
         ax.set_title(label, fontsize=9)
-    figure.savefig(path, dpi=110)
+    save_figure(figure, path, dpi=110)

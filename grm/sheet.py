@@ -11,7 +11,8 @@ from grm_kernels import Category
 
 from .boxes import Boxes
 from .crop import CropRegion, Image
-from .drawing import COLORS, darken_separate, show_region
+from .drawing import COLORS, darken_separate, literal_text, save_figure, show_region
+from .errors import printable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -98,6 +99,7 @@ def division_band(shot: Shot, title: str, layers: Sequence[int]) -> Band:
     return Band(title, [[*(first if i == 0 else (None, None)), *part] for i, part in enumerate(parts)])
 
 
+@literal_text()
 def save_sheet(path: str | Path, bands: Sequence[Band], title: str) -> None:
     """Writes a picture (.png, .pdf, .svg) of bands of tiles, with what their colours mean at its foot."""
     from matplotlib.figure import Figure  # half a second to import
@@ -111,10 +113,10 @@ def save_sheet(path: str | Path, bands: Sequence[Band], title: str) -> None:
     width = columns * (_INCHES + pad) + pad
     height = head + foot + rows * (_INCHES + _CAPTION + pad) + len(bands) * _TITLE
     figure = Figure(figsize=(width, height))
-    figure.text(pad / width, 1 - 0.13 / height, title, fontsize=12, va="top")
+    figure.text(pad / width, 1 - 0.13 / height, printable(title), fontsize=12, va="top")
     top = head
     for band in bands:
-        figure.text(pad / width, 1 - (top + 0.1) / height, band.title, fontsize=11, weight="bold", va="top")
+        figure.text(pad / width, 1 - (top + 0.1) / height, printable(band.title), fontsize=11, weight="bold", va="top")
         top += _TITLE
         for row in band.rows:
             for column, tile in enumerate(row):
@@ -131,7 +133,7 @@ def save_sheet(path: str | Path, bands: Sequence[Band], title: str) -> None:
     handles.append(Patch(facecolor=_color(light), edgecolor=_color(blue), hatch="////", label="outside of the frame"))
     handles.append(Patch(facecolor="0.3", label="S: kept away from the template"))
     figure.legend(handles=handles, loc="lower left", ncols=legend_columns, fontsize=9, frameon=False, borderaxespad=0.4)
-    figure.savefig(path, dpi=120)
+    save_figure(figure, path, dpi=120)
 
 
 def _show(ax: "Axes", tile: Tile) -> None:

@@ -21,7 +21,7 @@ app = typer.Typer(
 _BOX = "--box 320,180,64,48"
 app.command(epilog=f"Example: grm track clip.mp4 {_BOX} --output tracked.mp4 --csv boxes.csv")(track.track)
 app.command(epilog=f"Example: grm division clip.mp4 {_BOX} --frame 25")(inspect.division)
-app.command(epilog=f"Example: grm attention clip.mp4 {_BOX} --layer 4 --layer 6")(inspect.attention)
+app.command(epilog=f"Example: grm attention clip.mp4 {_BOX} --layer 1 --layer 2")(inspect.attention)
 app.command(epilog=f"Example: grm calibrate clip.mp4 {_BOX} --output fixed.safetensors")(inspect.calibrate)
 app.command(epilog="Example: grm speed --config grm_b256 --dtype bfloat16")(speed.speed)
 app.command(epilog="Example: grm train synthetic_tiny --set training.epochs=4 --output runs/short")(train.train)

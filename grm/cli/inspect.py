@@ -1,12 +1,13 @@
 """The commands that look inside: `grm division`, `grm attention`, `grm calibrate`."""
 
 import itertools
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ConfigError, MediaError, NonFiniteError
+from ..errors import ConfigError, DamagedError, MediaError, NonFiniteError
 from .options import (
     BoxOption,
     ConfigOption,
@@ -136,7 +137,7 @@ def calibrate(
 
     from ..evaluation.runner import follow
     from ..evaluation.speed import measure_forms, saving
-    from ..media.frames import open_frames
+    from ..media.frames import open_frames, readable
     from ..model import save_weights
     from ..tracking import Tracker
     from ..tracking.calibration import calibrate as find_fixed_layers
@@ -153,14 +154,16 @@ def calibrate(
         raise ConfigError("model.division.soft: its layers mix categories; there is nothing to fix")
     model = fix_layers(model, {})
     tracker = Tracker.from_model(model, device=device, dtype=dtype.dtype)
-    divisions = []
+    divisions, damage = [], []
     for source in sources:
-        images = itertools.islice(open_frames(source), limit)
+        frames = open_frames(source)
+        images = readable(frames, limit)
         first = next(images)
         target = one_box_given(box, source, first)
         with placing(source):
             steps = follow(tracker, itertools.chain([first], images), target)
             divisions += [step.result.division for step in steps if step.number]
+        damage += [frames.damage] if frames.damage is not None else []
     if not divisions:
         raise MediaError("the sources hold one frame each: nothing was tracked")
     found = find_fixed_layers(np.stack(divisions), model.config)
@@ -173,17 +176,20 @@ def calibrate(
     console.print(table)
     if not found.fixed:
         console.print("No layer is always all S or all A.")
-        return
-    if output is not None:
-        save_weights(fix_layers(model, found.fixed), output)
-        tell(f"{output}: weights with these layers fixed")
-    forms = measure_forms(model, first, target, device=device, dtype=dtype.dtype, fixed=found.fixed)
-    speeds = {one.form: one for one in forms}
-    share, error = saving(speeds["fused"], speeds["fused, layers fixed"])
-    measured = f"saves {share:.1%} of the network's time" if share > 2 * error else "saves nothing that can be measured"
-    console.print(
-        f"Fixing them {measured} (± {2 * error:.1%}): --set 'model.division.fixed={found.fixed}'", soft_wrap=True
-    )
+    else:
+        if output is not None:
+            save_weights(fix_layers(model, found.fixed), output)
+            tell(f"{output}: weights with these layers fixed")
+        forms = measure_forms(model, first, target, device=device, dtype=dtype.dtype, fixed=found.fixed)
+        speeds = {one.form: one for one in forms}
+        share, error = saving(speeds["fused"], speeds["fused, layers fixed"])
+        saves = f"saves {share:.1%} of the network's time"
+        measured = saves if share > 2 * error else "saves nothing that can be measured"
+        console.print(
+            f"Fixing them {measured} (± {2 * error:.1%}): --set 'model.division.fixed={found.fixed}'", soft_wrap=True
+        )
+    if damage:  # told when all is done that could be
+        raise damage[0]
 
 
 def _true_boxes(source: str) -> "Boxes":
@@ -204,19 +210,23 @@ def _track_through(
     from ..media.frames import open_frames
     from ..tracking import Tracker
 
-    images = itertools.islice(open_frames(source), numbers[-1] + 1)
-    tracker = Tracker.from_model(model)
-    with placing(source):
-        for index, image in enumerate(images):
-            if index == 0:
-                target = one_box_given(box, source, image)
-                tracker.initialize(image, target)
-            if index == 0 or index in numbers:
-                yield index, image, tracker, target
+    tracker, target, left = Tracker.from_model(model), None, list(numbers)
+    frames = open_frames(source)
+    with placing(source), closing(frames.timed()) as timed, suppress(DamagedError):
+        for frame in timed:
+            if target is None:
+                target = one_box_given(box, source, frame.image)
+                tracker.initialize(frame.image, target)
+                yield 0, frame.image, tracker, target
+            elif frame.number in left:
+                left.remove(frame.number)
+                yield frame.number, frame.image, tracker, target
             else:
-                tracker.track(image)
-    if index < numbers[-1]:
-        raise MediaError(f"{source}: has {index + 1} frames, there is no frame {numbers[-1]} (the first is 0)")
+                tracker.track(frame.image)
+            if not left:
+                return
+    damage = "" if frames.damage is None else f"; {frames.damage}"
+    raise MediaError(f"{source}: has {frame.number + 1} frames, there is no frame {left[0]} (the first is 0){damage}")
 
 
 def _track_to(source: str, box: list[str] | None, number: int, model: "GRM") -> "tuple[Tracker, Image, Image]":

@@ -233,13 +233,16 @@ def boxes_given(
     return drawn[None]
 
 
-def appearing(texts: list[str] | None, start: int, length: int | None) -> tuple[int, list[str], list[tuple[int, str]]]:
+def appearing(
+    texts: list[str] | None, start: int, length: int | None, limit: int | None
+) -> tuple[int, list[str], list[tuple[int, str]]]:
     """When targets come: the first frame to look at, the boxes of it, and frame and box of those that come later.
 
     Args:
         texts: of --box, some of which end in @N.
         start: of --start.
         length: number of frames, if that is known.
+        limit: of --limit.
 
     """
     now, later = [], []
@@ -258,6 +261,9 @@ def appearing(texts: list[str] | None, start: int, length: int | None) -> tuple[
     later.sort(key=lambda pair: pair[0])
     if later and not now:
         start = later[0][0]
+    if later and limit is not None and later[-1][0] >= start + limit:
+        number, box = later[-1]
+        raise BoxError(f"--box {box}@{number}: expected a frame before {start + limit}, where --limit {limit} ends")
     return start, now + [box for number, box in later if number == start], [x for x in later if x[0] > start]
 
 

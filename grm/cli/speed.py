@@ -1,6 +1,5 @@
 """`grm speed`."""
 
-import itertools
 import json
 import platform
 from pathlib import Path
@@ -75,10 +74,11 @@ def speed(
 
     from grm_kernels import Category
 
-    from ..evaluation.forms import balance_division, dividing_forms, row_of_table
+    from ..evaluation.forms import FORMS, balance_division, dividing_forms, row_of_table
     from ..evaluation.speed import compare_dtypes, measure_forms, time_parts
     from ..files import write_text
-    from ..media.frames import open_frames
+    from ..media.frames import open_frames, readable
+    from ..model import reconfigured
     from .report import print_rows
 
     check_outputs([output], source, weights)
@@ -121,13 +121,15 @@ def speed(
     record["share_s"] = _share_of_s(model, frame, target)
     record["forms"] = [{**s._asdict(), "total": s.total} for s in speeds]
     if device == "cpu":
-        parts = time_parts(model, frame, target, dtype=dtype.dtype)
+        parts = time_parts(reconfigured(model, FORMS["fused"]), frame, target, dtype=dtype.dtype)
         record["parts"] = parts
         whole = sum(parts.values())
         listed = ", ".join(f"{name} {seconds / whole:.0%}" for name, seconds in parts.items())
         console.print(f"Where the time goes (fused): {listed}")
-    if source is not None and dtype is not Precision.float32 and open_frames(source).length != 1:
-        agreement = compare_dtypes(model, itertools.islice(open_frames(source), 200), target, dtype.dtype)
+    damage = None
+    if source is not None and dtype is not Precision.float32 and (frames := open_frames(source)).length != 1:
+        agreement = compare_dtypes(model, readable(frames, 200), target, dtype.dtype)
+        damage = frames.damage
         record["agreement"] = agreement._asdict()
         console.print(
             f"{dtype.value} against float32 on {agreement.frames} frames: mean IoU of the boxes "
@@ -135,6 +137,8 @@ def speed(
         )
     if output is not None:
         write_text(output, json.dumps(record, indent=1) + "\n")
+    if damage is not None:
+        raise damage
 
 
 def _share_of_s(model: "GRM", frame: "Image", box: "Boxes") -> float:

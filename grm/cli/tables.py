@@ -31,7 +31,8 @@ class BoxTable(ABC):
 
     def __enter__(self) -> "BoxTable":
         with naming(self.path):
-            self._file = self._place.path.open("w", newline="", encoding="utf-8", buffering=1)
+            # The name of a file may be no UTF-8; it is written as it is.
+            self._file = self._place.path.open("w", newline="", encoding="utf-8", errors="surrogateescape", buffering=1)
             self._file.write(self.first)
         return self
 

@@ -1,7 +1,7 @@
 """`grm track`."""
 
 import itertools
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -37,7 +37,7 @@ from .signals import ignore_stopping, uninterrupted
 from .tables import CsvTable, JsonTable, MotTable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from rich.progress import Progress
 
@@ -124,7 +124,7 @@ def track(
     frames = open_frames(source, None if rate is None else Fraction(rate).limit_denominator(1001))
     for note in frames.notes:
         tell(f"note: {note}")
-    start, given, later = appearing(box, start, frames.length)
+    start, given, later = appearing(box, start, frames.length if frames.counted else None, limit)
     reading = _Reading(frames, source, start, limit)
     images = iter(reading)
     first = next(images)
@@ -183,6 +183,8 @@ def track(
         _tell_written(outputs, tracked, seconds, unfinished=True)
         raise error from None
     _tell_written(outputs, tracked, seconds)
+    images.close()
+    fault = fault or frames.damage  # of what was read, though it was not read to its end
     if fault is None and later and not (live and live.closed) and not frames.endless:
         fault = BoxError(f"--box {later[0][1]}@{later[0][0]}: there was no such frame")
     if fault is not None:
@@ -205,24 +207,25 @@ class _Reading:
         self.first: Frame
         self.frame: Frame
 
-    def __iter__(self) -> "Iterator[Image]":
+    def __iter__(self) -> "Generator[Image, None, None]":
         read = 0
-        for frame in self._frames.timed():
-            if frame.number < self._start:
-                continue
-            if read == 0:
-                self.first = frame
-            elif frame.image.shape != self.first.image.shape:
-                (height, width), (now_height, now_width) = self.first.image.shape[:2], frame.image.shape[:2]
-                raise MediaError(
-                    f"{self._source}: frame {frame.number} has {now_width} x {now_height} pixels, expected {width} x "
-                    f"{height} as in the first"
-                )
-            self.frame = frame
-            read += 1
-            yield frame.image
-            if read == self._limit:
-                return
+        with closing(self._frames.timed()) as frames:
+            for frame in frames:
+                if frame.number < self._start:
+                    continue
+                if read == 0:
+                    self.first = frame
+                elif frame.image.shape != self.first.image.shape:
+                    (height, width), (now_height, now_width) = self.first.image.shape[:2], frame.image.shape[:2]
+                    raise MediaError(
+                        f"{self._source}: frame {frame.number} has {now_width} x {now_height} pixels, expected {width} "
+                        f"x {height} as in the first"
+                    )
+                self.frame = frame
+                read += 1
+                yield frame.image
+                if read == self._limit:
+                    return
         if read == 0:
             raise MediaError(f"{self._source}: there is no frame {self._start}")
 

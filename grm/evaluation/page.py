@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ..boxes import has_box, iou
 from ..crop import Image
-from ..drawing import COLORS, draw_boxes
+from ..drawing import COLORS, draw_boxes, literal_text
 from .benchmarks import find_benchmark
 from .metrics import NORMALIZED_THRESHOLDS, PRECISION_THRESHOLDS, SUCCESS_THRESHOLDS
 from .rendering import attribute_cells, cells, header, notes, sequence_cells, title
@@ -77,6 +77,7 @@ def html_page(comparisons: Sequence[Comparison], frames: int = 0) -> str:
     )
 
 
+@literal_text()
 def plot(comparison: Comparison, curve: str) -> str:
     """An SVG of the success, precision or normalised precision of all trackers by threshold.
 

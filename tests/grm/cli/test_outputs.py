@@ -2,12 +2,14 @@
 
 import csv
 import json
+import os
 import signal
 
 import cv2
 import numpy as np
 import pytest
 
+from grm.drawing import save_figure
 from grm.media.frames import open_frames
 from grm.media.writer import VideoWriter
 from grm.model import load_model
@@ -147,6 +149,67 @@ def test_damage_is_told_after_all_was_tracked(grm, weights, clip, tmp_path):
     assert_one_line(err, "frames were read")
     rows = rows_of(table)
     assert rows[-1]["frame"] == "59" and len(rows) == len(list(open_frames(output)))
+
+
+def test_damage_is_told_though_a_limit_ends_the_run(grm, weights, folder, tmp_path):
+    for path in folder.glob("*.png"):
+        cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
+        path.unlink()
+    data = (folder / "2.jpg").read_bytes()
+    (folder / "2.jpg").write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 400 :])
+    for limit, expected in ((2, 0), (4, 1)):
+        table = tmp_path / f"{limit}.csv"
+        status, _, err = grm("track", folder, "--weights", weights, *BOX, "--csv", table, "--limit", limit)
+        assert status == expected and len(rows_of(table)) == limit
+        assert ("1 damaged of 4 images" in err) == bool(expected)
+
+
+def test_a_box_that_comes_too_late_for_the_limit(grm, weights, folder, tmp_path):
+    """Said before any work."""
+    late = ("--box", "5,5,20,20@3", "--limit", 3)
+    status, _, err = grm("track", folder, "--weights", weights, *BOX, *late, "--csv", tmp_path / "a.csv")
+    assert status == 1 and not (tmp_path / "a.csv").exists()
+    assert_one_line(err, "--box 5,5,20,20@3: expected a frame before 3, where --limit 3 ends")
+
+
+def test_a_guessed_length_is_no_bound(grm, weights, tmp_path):
+    """Matroska says how long it lasts, not how many frames it has."""
+    path = tmp_path / "clip.mkv"
+    with VideoWriter(path, 30) as writer:
+        for number, frame in enumerate(np.tile(noise_frames(6), (4, 1, 1, 1))):
+            writer.write(frame, number / 60)
+    frames = open_frames(path)
+    assert not frames.counted and frames.length < 24
+    late = ("--box", "5,5,20,20@22")
+    status, _, err = grm("track", path, "--weights", weights, *BOX, *late, "--csv", tmp_path / "a.csv")
+    assert status == 0, err
+    assert len(rows_of(tmp_path / "a.csv")) == 24 + 2
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"a$\\frac$", b"$x$", "\u89c6\u9891".encode()])
+def test_names_of_any_bytes(grm, weights, folder, tmp_path, name, recwarn):
+    """No UTF-8, what matplotlib takes for mathematics, letters that its font lacks."""
+    source = folder.rename(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+    table, picture = tmp_path / "a.csv", tmp_path / "a.png"
+    assert grm("track", source, "--weights", weights, *BOX, "--csv", table)[0] == 0
+    assert len(table.read_bytes().splitlines()) == 7
+    for command in (("division", "--frame", 3), ("attention", "--frame", 3)):
+        status, _, err = grm(command[0], source, "--weights", weights, *BOX, *command[1:], "--output", picture)
+        assert status == 0 and cv2.imread(str(picture)) is not None, err
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+
+
+def test_a_picture_is_whole_or_not_there(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(b"before")
+
+    class Failing:
+        def savefig(self, file, **options):
+            file.write(b"half")
+            raise OSError(27, "File too large")
+
+    with pytest.raises(OSError, match=r"File too large: '.*a.png'"):
+        save_figure(Failing(), tmp_path / "a.png", dpi=100)
+    assert (tmp_path / "a.png").read_bytes() == b"before" and len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_fault_leaves_what_was_there(grm, weights, folder, tmp_path):

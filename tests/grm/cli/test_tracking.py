@@ -5,12 +5,14 @@ import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
 from grm.cli import selection
+from grm.cli.app import app
 from grm.media.frames import open_frames
 from grm.media.writer import VideoWriter
 from grm.model import GRM, load_model, save_weights
@@ -318,6 +320,36 @@ def test_calibration_fixes_what_it_finds(grm, folder, tmp_path):
     )  # fmt: skip
     assert status == 0 and "10 frames of 2 sources" in out and "Fixing them saves" in out
     assert {number: load_model(fixed).config.division.fixed[number] for number in (2, 4)} == {2: "S", 4: "A"}
+
+
+def test_damage_costs_no_calibration(grm, weights, folder, tmp_path):
+    """Nor a picture of a frame that can be read."""
+    for path in folder.glob("*.png"):
+        cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
+        path.unlink()
+    data = (folder / "2.jpg").read_bytes()
+    (folder / "2.jpg").write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 400 :])
+    given = ("--weights", weights, "--box", "40,30,20,13")
+    status, out, err = grm("calibrate", folder, *given)
+    assert status == 1 and "5 frames of 1 sources" in out
+    assert_one_line(err, "1 damaged of 6 images, first 2.jpg")
+    picture, record = tmp_path / "a.png", tmp_path / "a.json"
+    assert grm("division", folder, *given, "--frame", 5, "--output", picture)[0] == 0 and picture.exists()
+    options = ("--dtype", "bfloat16", "--rounds", 1, "--device", "cpu")
+    status, out, err = grm("speed", folder, *given, *options, "--output", record)
+    assert status == 1 and "agreement" in json.loads(record.read_text())
+    assert_one_line(err, "1 damaged of 6 images, first 2.jpg")
+
+
+def test_examples_fit_the_weights_that_are_taken():
+    """Layers that helps and documents name without --weights are layers of the default."""
+    depth = load_model().config.encoder.depth
+    lines = [command.epilog or "" for command in app.registered_commands]
+    lines += (Path(__file__).parents[3] / "docs" / "tracker.md").read_text().splitlines()
+    named = [line for line in lines if "--layer " in line and "grm " in line and "--weights" not in line]
+    named = [line for line in named if "failures" not in line]  # of whatever made the results
+    layers = [int(number) for line in named for number in re.findall(r"--layer (\d+)", line)]
+    assert len(layers) > 3 and max(layers) <= depth
 
 
 def test_calibration_without_division(grm, folder, tmp_path):
