@@ -15,7 +15,7 @@ class ShippedWeights(NamedTuple):
 
 #: Every file of weights that the package has. README.md in this folder says how each was made.
 WEIGHTS = {
-    "nano": ShippedWeights("grm_nano.safetensors", "grm_nano, 150,000 pairs of real and rendered video"),
+    "nano": ShippedWeights("grm_nano.safetensors", "grm_nano, 500,000 pairs of real and rendered video"),
     "real": ShippedWeights("real_tiny.safetensors", "real_tiny, 135,000 pairs of real and rendered video"),
     "tiny": ShippedWeights("synthetic_tiny.safetensors", "grm_tiny, an hour of rendered video"),
 }
