@@ -169,7 +169,7 @@ def test_attention_pictures_show_what_they_should(tmp_path):
 @pytest.mark.parametrize("columns", [3, 4, 6])
 def test_what_colours_mean_is_readable_in_sheets_of_any_width(tmp_path, monkeypatch, columns):
     figures = []
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, path, dpi: figures.append(figure))
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **options: figures.append(figure))
     tile = Tile(np.zeros((8, 8, 3), np.uint8))
     save_sheet(tmp_path / "sheet.png", [Band("band", [[tile] * columns])], "title")
     (figure,) = figures
