@@ -94,9 +94,9 @@ def prepared_categories(
 
     """
     b, _, n, _ = q.shape
-    if categories is None and not soft:
-        raise TypeError("categories: expected a tensor, got None (it may be None only with soft=True)")
-    if categories is not None and not soft:
+    if not soft:
+        if categories is None:
+            raise TypeError("categories: expected a tensor, got None (it may be None only with soft=True)")
         check_vector("categories", categories, (b, n), q)
         if categories.dtype not in _INTEGERS:
             raise TypeError(f"categories: expected uint8, bool or another integer, got {categories.dtype}")

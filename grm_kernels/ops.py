@@ -159,16 +159,16 @@ def autocast(*tensors: Tensor) -> tuple[Tensor, ...]:
 
     float64 stays, and so does what is no floating-point tensor: it is reported later.
     """
-    device_type = tensors[0].device.type
-    if device_type in _AUTOCAST and is_autocast_enabled(device_type):
-        dtype = torch.get_autocast_dtype(device_type)
+    if _is_autocast(tensors[0]):
+        dtype = torch.get_autocast_dtype(tensors[0].device.type)
         return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
     return tensors
 
 
 def without_autocast(q: Tensor) -> AbstractContextManager[object]:
     """A block in which operations on tensors like q compute in the dtypes that they are given."""
-    device_type = q.device.type
-    if device_type in _AUTOCAST and is_autocast_enabled(device_type):
-        return torch.autocast(device_type, enabled=False)
-    return nullcontext()
+    return torch.autocast(q.device.type, enabled=False) if _is_autocast(q) else nullcontext()
+
+
+def _is_autocast(tensor: Tensor) -> bool:
+    return tensor.device.type in _AUTOCAST and is_autocast_enabled(tensor.device.type)

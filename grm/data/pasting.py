@@ -50,8 +50,8 @@ def with_others(
         left[_within(place, own, extent)] = False
         if left.sum() < least:
             continue
-        seen, size = left, own * (mirrored, 1)
-        still = Motion(place[None], np.zeros(1), size[None], np.zeros((1, 2)), np.zeros(2), np.ones(2))
+        seen = left
+        still = Motion.still(place, own * (mirrored, 1))
         Sprite(cutout, still, cutout_painter(rng, cutout, _COLORS)).draw(canvas, 0)
     return image
 

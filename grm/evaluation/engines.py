@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from ..boxes import Boxes
 from ..crop import Image
 from ..errors import MediaError
-from ..media.images import bits_of, read_image
+from ..media.images import eight_bits, read_image
 from .runner import FrameTracker
 
 if TYPE_CHECKING:
@@ -115,9 +115,7 @@ def _image_of(images: Any) -> Image:
         return read_image(Path(image.path()))
     if not isinstance(image, MemoryImage):
         raise MediaError(f"expected a file or an image in memory, got {type(image).__name__}")
-    pixels = image.array()
-    if pixels.dtype == np.uint16:
-        pixels = pixels >> (bits_of(pixels) - 8)
+    pixels = eight_bits(image.array())
     return np.broadcast_to(pixels, (*pixels.shape[:2], 3)).astype(np.uint8)
 
 

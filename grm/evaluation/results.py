@@ -205,11 +205,9 @@ class Results:
         """How long the tracked frames took; None where that is not known."""
         if self.run is not None:
             finished = _read_finished(self.folder, name)
-            return (
-                None
-                if finished is None
-                else Speed(finished.get("tracked", finished["frames"] - 1), finished["seconds"])
-            )
+            if finished is None:
+                return None
+            return Speed(finished.get("tracked", finished["frames"] - 1), finished["seconds"])
         seconds = self.times(name)
         if seconds is None:
             return None

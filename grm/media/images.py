@@ -54,9 +54,7 @@ def read_image(path: Path) -> Image:
         raise MediaError(f"{path}: not an image that OpenCV reads ({len(data)} bytes)")
     if image.dtype not in (np.uint8, np.uint16):
         raise MediaError(f"{path}: expected numbers of 8 or 16 bits without a sign, got {image.dtype}")
-    if image.dtype == np.uint16:
-        image >>= bits_of(image) - 8
-        image = image.astype(np.uint8)
+    image = eight_bits(image)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
 
 
@@ -69,6 +67,11 @@ def read_image_warned(path: Path) -> tuple[Image, bool]:
     with _decoder_messages() as messages:
         image = read_image(path)
     return image, bool(messages)
+
+
+def eight_bits(image: np.ndarray) -> Image:
+    """An image of uint8 as it is; of one of uint16 the highest eight bits of those that are used, see `bits_of`."""
+    return (image >> (bits_of(image) - 8)).astype(np.uint8) if image.dtype == np.uint16 else image
 
 
 def bits_of(image: np.ndarray) -> int:

@@ -31,6 +31,7 @@ def avist(root: Path, split: str, names: list[str] | None) -> Sequences[str]:
 
 class _Sequence(FrameFolder):
     def read_annotation(self) -> Annotation:
+        """Boxes and flags, by that rule."""
         boxes, visible = super().read_annotation()
         return Annotation(boxes, visible & (boxes > 0).all(axis=-1))
 

@@ -20,7 +20,7 @@ def random_figure(rng: np.random.Generator) -> Figure:
     """A build of any kind."""
     parts = _BUILDS[rng.integers(len(_BUILDS))](rng)
     still = Figure(tuple(part._replace(swing=0.0) for part in parts), 1.0, 1.0)
-    rest = Motion(np.zeros((1, 2)), np.zeros(1), np.ones((1, 2)), np.zeros((1, 2)), np.zeros(2), np.ones(2))
+    rest = Motion.still(np.zeros(2), np.ones(2))
     x, y, width, height = Articulated(still, rest, [_unpainted] * len(parts)).boxes(np.zeros(1, dtype=int))[0]
     scale = 2 / np.sqrt(width * height)
     # The body hangs on the whole, whose units stay; all else is in units of what it hangs on.

@@ -38,6 +38,11 @@ class Motion(NamedTuple):
     bend: Array
     waves: Array
 
+    @classmethod
+    def still(cls, center: Array, half: Array) -> "Motion":
+        """Of one frame, neither turned nor bent: (2,) its centre and (2,) half its width and height, in pixels."""
+        return cls(center[None], np.zeros(1), half[None], np.zeros((1, 2)), np.zeros(2), np.ones(2))
+
     def reach(self) -> Array:
         """(N,) no part of the object is further from its centre than this, in pixels."""
         return np.hypot(*(self.half.T * (1 + self.bend[:, None])))

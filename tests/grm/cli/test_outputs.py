@@ -16,7 +16,7 @@ from grm.model import load_model
 from grm.tracking import Tracker
 
 from ..tracking.scenes import noise_frames
-from .test_tracking import assert_one_line, rows_of
+from .test_tracking import assert_one_line, damage_third, rows_of
 
 BOX = ("--box", "40,30,20,13")
 
@@ -152,11 +152,7 @@ def test_damage_is_told_after_all_was_tracked(grm, weights, clip, tmp_path):
 
 
 def test_damage_is_told_though_a_limit_ends_the_run(grm, weights, folder, tmp_path):
-    for path in folder.glob("*.png"):
-        cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
-        path.unlink()
-    data = (folder / "2.jpg").read_bytes()
-    (folder / "2.jpg").write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 400 :])
+    damage_third(folder)
     for limit, expected in ((2, 0), (4, 1)):
         table = tmp_path / f"{limit}.csv"
         status, _, err = grm("track", folder, "--weights", weights, *BOX, "--csv", table, "--limit", limit)

@@ -322,13 +322,18 @@ def test_calibration_fixes_what_it_finds(grm, folder, tmp_path):
     assert {number: load_model(fixed).config.division.fixed[number] for number in (2, 4)} == {2: "S", 4: "A"}
 
 
-def test_damage_costs_no_calibration(grm, weights, folder, tmp_path):
-    """Nor a picture of a frame that can be read."""
+def damage_third(folder):
+    """Makes the pictures of a folder JPEGs, the third of them with a hole that its decoder notices."""
     for path in folder.glob("*.png"):
         cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path)))
         path.unlink()
     data = (folder / "2.jpg").read_bytes()
     (folder / "2.jpg").write_bytes(data[: len(data) // 2] + data[len(data) // 2 + 400 :])
+
+
+def test_damage_costs_no_calibration(grm, weights, folder, tmp_path):
+    """Nor a picture of a frame that can be read."""
+    damage_third(folder)
     given = ("--weights", weights, "--box", "40,30,20,13")
     status, out, err = grm("calibrate", folder, *given)
     assert status == 1 and "5 frames of 1 sources" in out

@@ -363,7 +363,7 @@ def test_limbs_swing(articulated):
 def test_figures_at_rest():
     """The box has its middle at the origin, an area of 4 and the aspect that is said; nothing is apart."""
     rng = np.random.default_rng(0)
-    still = Motion(np.zeros((1, 2)), np.zeros(1), np.ones((1, 2)), np.zeros((1, 2)), np.zeros(2), np.ones(2))
+    still = Motion.still(np.zeros(2), np.ones(2))
     aspects = []
     for _ in range(200):
         figure = random_figure(rng)
