@@ -1,8 +1,6 @@
 """Synthetic video: a function of its seed, boxes and visibility against pixels, and how hard it is."""
 
 import pickle
-import struct
-import zlib
 
 import cv2
 import numpy as np
@@ -14,18 +12,14 @@ from grm.boxes import iou
 from grm.config import SyntheticConfig, load_config, parse_config
 from grm.data import held_out_sequences, training_pairs
 from grm.data.synthetic import HELD_OUT, synthetic_sequence
-from grm.data.synthetic.articulated import Articulated
-from grm.data.synthetic.builds import random_figure
-from grm.data.synthetic.cutout import cutouts
 from grm.data.synthetic.effects import Effects
 from grm.data.synthetic.looks import scene
 from grm.data.synthetic.motion import spline_matrix, wander
 from grm.data.synthetic.shapes import random_outline
-from grm.data.synthetic.sprite import Motion
 from grm.data.synthetic.textures import _PATTERNS, photographs, texture
 from grm.errors import DataError
 
-from . import trees
+from .drawn import opacity
 
 pytest.importorskip("matplotlib")
 
@@ -37,25 +31,6 @@ SEEDS = range(12)
 @pytest.fixture(scope="module")
 def sequences():
     return [synthetic_sequence(CONFIG, seed) for seed in SEEDS]
-
-
-@pytest.fixture(scope="module")
-def articulated():
-    return [synthetic_sequence(ARTICULATED, seed) for seed in SEEDS]
-
-
-def opacity(sprite, frame, pad=100):
-    """Share of each pixel that a sprite hides in one frame, over the frame with a border of `pad` pixels.
-
-    A colour c over black is o c, over white o c + (1 - o) 255.
-    """
-    sprite = sprite.placed(sprite.motion.center + pad)
-    drawn = []
-    for background in (0, 255):
-        canvas = np.full((CONFIG.height + 2 * pad, CONFIG.width + 2 * pad, 3), background, dtype=np.uint8)
-        sprite.draw(canvas, frame)
-        drawn.append(canvas.astype(np.float64).mean(-1))
-    return 1 - (drawn[1] - drawn[0]) / 255
 
 
 def test_a_frame_is_a_function_of_its_seed(sequences):
@@ -330,164 +305,6 @@ def test_pairs_of_synthetic_video():
 def test_mistakes_in_the_difficulty(override, message):
     with pytest.raises(ValueError, match=message):
         load_config("synthetic_tiny", [override])
-
-
-def test_joints_hold(articulated):
-    """Where a part begins is one place of what it hangs on, in every frame; the body is where the whole is."""
-    for sequence in articulated:
-        target = sequence.target
-        straight = Articulated(target._figure, target.motion._replace(bend=np.zeros(2)), target._paints)
-        frames = np.arange(CONFIG.frames)
-        for part, sprite in zip(target._figure.parts, straight._sprites, strict=True):
-            begins = np.stack(sprite._to_frame(np.array([[0.0], [-1.0]]), frames), axis=-1)[:, 0]
-            if part.parent is None:
-                assert np.hypot(*(sprite.motion.center - target.motion.center).T).max() < target.reach().max()
-                continue
-            places = straight._sprites[part.parent]._to_object(begins[:, :1], begins[:, 1:], frames)
-            assert np.stack(places, axis=-1)[:, 0] == pytest.approx(np.tile(part.joint, (len(frames), 1)), abs=1e-9)
-
-
-def test_limbs_swing(articulated):
-    """About the angle at rest, once to and fro in a period."""
-    for sequence in articulated:
-        figure, whole = sequence.target._figure, sequence.target.motion
-        angles = [sprite.motion.angle for sprite in sequence.target._sprites]
-        for part, angle in zip(figure.parts, angles, strict=True):
-            turn = angle - (whole.angle if part.parent is None else angles[part.parent]) - part.angle
-            assert np.abs(turn).max() <= part.swing + 1e-9
-            if part.swing > 0.1:
-                ups = np.flatnonzero((turn[:-1] < 0) & (turn[1:] >= 0))
-                assert (np.abs(np.diff(ups) - figure.period) <= 1).all()
-
-
-def test_figures_at_rest():
-    """The box has its middle at the origin, an area of 4 and the aspect that is said; nothing is apart."""
-    rng = np.random.default_rng(0)
-    still = Motion.still(np.zeros(2), np.ones(2))
-    aspects = []
-    for _ in range(200):
-        figure = random_figure(rng)
-        aspects.append(figure.aspect)
-        rest = figure._replace(parts=tuple(part._replace(swing=0.0) for part in figure.parts))
-        x, y, width, height = Articulated(rest, still, [None] * len(figure.parts)).boxes(np.array([0]))[0]
-        assert [x + width / 2, y + height / 2, width * height] == pytest.approx([0, 0, 4], abs=1e-9)
-        assert width / height == pytest.approx(figure.aspect)
-        assert figure.parts[0].parent is None
-        assert all(part.parent < number for number, part in enumerate(figure.parts) if number)
-    assert min(aspects) < 0.5 and max(aspects) > 1.5 and 0.8 < np.median(aspects) < 1.25
-
-
-def test_articulated_targets_are_drawn_on_demand(articulated):
-    """No probability, no change; half of it, some of the targets; look-alikes share the target's textures."""
-    kinds = [type(synthetic_sequence(SyntheticConfig(articulated=0.5), seed).target) for seed in range(40)]
-    assert 10 < kinds.count(Articulated) < 30
-    for sequence in articulated:
-        own = {paint.args[1].main for paint in sequence.target._paints}
-        kin = [
-            sprite
-            for sprite in (*sequence._behind, *sequence._front)
-            if isinstance(sprite, Articulated) and {paint.args[1].main for paint in sprite._paints} == own
-        ]
-        assert kin
-
-
-def test_cutouts_are_cut_to_their_boxes(tmp_path):
-    """By geometry: aspects, filled shares (pi / 4 of an ellipse), and what lies inside."""
-    ellipse, box = cutouts(trees.write_cutouts(tmp_path / "cutouts"))
-    assert ellipse.aspect == pytest.approx(81 / 41) and box.aspect == pytest.approx(0.5)
-    # The middles of 200 x 200 cells of the box.
-    grid = np.meshgrid(*[(np.arange(200) + 0.5) / 100 - 1] * 2)
-    filled = [shape.holds(*grid).mean() for shape in (ellipse, box)]
-    assert filled == pytest.approx([np.pi / 4, 1], abs=0.02)
-    for shape in (ellipse, box):
-        assert np.abs(shape.corners).max(axis=1) == pytest.approx([1, 1])
-        assert shape.corners.min(axis=1) == pytest.approx([-1, -1], abs=0.02)
-        assert shape.shares.sum() == pytest.approx(1) and shape.inside.shape[1] >= 32
-        assert shape.holds(*shape.inside).all()
-        assert not shape.holds(np.array([1.1, 0, -9]), np.array([0, -1.1, 9])).any()
-    corner = np.array([0.9]), np.array([0.9])
-    assert not ellipse.holds(*corner).any() and box.holds(*corner).all()
-    # Sampled between opaque and transparent pixels, colours keep the object's own.
-    assert np.abs(box.texture[72, 72].astype(int) - (20, 60, 200)).max() <= 1
-
-
-def test_video_of_cutouts(tmp_path):
-    """Boxes are those of the pixels that are drawn; a function of the seed; photographs lie behind."""
-    folder = trees.write_cutouts(tmp_path / "cutouts")
-    config = SyntheticConfig(cutouts=folder, cutout=1, photographs=folder, photographic=1, size=(30, 60))
-    for seed in range(4):
-        sequence = synthetic_sequence(config, seed)
-        frame = 11
-        assert np.array_equal(synthetic_sequence(config, seed).frame(frame), sequence.frame(frame))
-        seen = np.argwhere(opacity(sequence.target, frame) > 0.4)
-        (top, left), (bottom, right) = seen.min(0) - 100, seen.max(0) + 1 - 100
-        x, y, width, height = sequence.target.boxes(np.array([frame]))[0]
-        assert [x, y, x + width, y + height] == pytest.approx([left, top, right, bottom], abs=1.5)
-
-
-def test_cutouts_keep_their_aspects(tmp_path):
-    """All of them, not the target's alone: twice as wide as high, or half; ends of what is drawn beside."""
-    folder = trees.write_cutouts(tmp_path / "cutouts")
-    plain = {"stretch": 0, "deform": 0, "turn": 0, "aspect": (1, 1), "distractors": (3, 3), "passers": (3, 3)}
-    config = SyntheticConfig(cutouts=folder, cutout=1, occlusions=(0, 0), **plain)
-    seen = {"target": [], "others": []}
-    for seed in range(30):
-        sequence = synthetic_sequence(config, seed)
-        for sprite in (sequence.target, *sequence._front, *sequence._behind):
-            wide, high = sprite.motion.half[0]
-            name = "target" if sprite is sequence.target else "others"
-            seen[name].append(np.log(wide / high / sprite.shape.aspect))
-    assert np.abs(seen["target"]).max() < 1e-9
-    # Widths and heights are drawn with a deviation of their logarithms of 0.4 at most; of 180, four deviations.
-    assert np.abs(seen["others"]).max() < 4 * 0.4 * np.sqrt(2) and abs(np.mean(seen["others"])) < 4 * 0.57 / np.sqrt(
-        180
-    )
-
-
-def test_what_is_no_cutout_is_left_out(tmp_path):
-    """Thin lines, before or after an image is made smaller, and a header of more pixels than are read."""
-    folder = trees.write_cutouts(tmp_path / "cutouts")
-    count = len(cutouts(folder))
-    frame, lines, dots = (np.zeros((1200, 1200, 4), dtype=np.uint8) for _ in range(3))
-    cv2.rectangle(frame, (50, 50), (1150, 1150), (255, 255, 255, 255), 2)
-    lines[100:1100:6, 100:1100] = 255
-    dots[100:1100:10, 100:1100:10] = 255
-    for name, image in (("frame", frame), ("lines", lines), ("dots", dots)):
-        assert cv2.imwrite(str(folder / f"{name}.png"), image)
-    (folder / "huge.png").write_bytes(png_header(100_000, 100_000))
-    cutouts.cache_clear()
-    assert len(cutouts(folder)) == count
-
-
-def png_header(width, height):
-    """A PNG image that states its size and has no pixels."""
-
-    def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-
-
-def test_a_folder_without_cutouts(tmp_path):
-    folder = trees.write_cutouts(tmp_path / "cutouts")
-    for name in ("ellipse", "rectangle"):
-        (folder / f"{name}.png").unlink()
-    with pytest.raises(DataError, match="holds no cut-outs"):
-        cutouts(folder)
-
-
-def test_folders_start_at_the_root(tmp_path):
-    trees.write_cutouts(tmp_path / "cutouts")
-    values = {
-        "root": str(tmp_path),
-        "train": {"it": {"kind": "synthetic", "limit": 2}},
-        "synthetic": {"cutouts": "cutouts", "cutout": 1.0},
-    }
-    assert training_pairs(parse_config({"data": values}), 0)[0].template.shape[0] == 3
-    values["synthetic"]["cutouts"] = "elsewhere"
-    with pytest.raises(DataError, match=f"it: missing: {tmp_path}/elsewhere"):
-        training_pairs(parse_config({"data": values}), 0)
 
 
 @pytest.mark.parametrize("config", [CONFIG, ARTICULATED], ids=["painted", "articulated"])
