@@ -213,6 +213,8 @@ def boxes_given(
     """
     import numpy as np
 
+    from ..boxes import has_box
+    from ..data.readers.annotations import read_box
     from ..data.readers.folder import BOXES
     from .selection import select_box
 
@@ -224,9 +226,10 @@ def boxes_given(
         return boxes
     given = Path(source) / BOXES
     if given.is_file():
-        lines = given.read_text(encoding="utf-8-sig", errors="replace").split("\n")
-        line = lines[number].strip() if number < len(lines) else ""
-        return _box(line, f"{given}: line {number + 1}, {line!r}")[None]
+        box = read_box(given, number)
+        if not has_box(box):
+            raise BoxError(f"{given}: line {number + 1} has no box: the target is not in that frame")
+        return box[None]
     drawn = (draw or select_box)(frame)
     if drawn is None:
         raise BoxError("no box was drawn")
@@ -302,10 +305,10 @@ def placing(where: str) -> Iterator[None]:
 def check_outputs(outputs: Iterable[Path | None], *inputs: str | Path | None) -> None:
     """Before any work: can they be written, and does nothing that is read lie there?"""
     from ..data.readers.folder import BOXES
-    from ..media.images import SUFFIXES
+    from ..media.images import SUFFIXES, image_folder
 
     taken = {Path(path).resolve() for path in inputs if path is not None}
-    taken |= {path / BOXES for path in taken}
+    taken |= {path / BOXES for path in taken} | {image_folder(path).resolve() for path in taken}
     for output in filter(None, outputs):
         names = {output.resolve(), Unfinished(output).path.resolve()}
         if names & taken or any(_is_same(output, path) for path in taken):

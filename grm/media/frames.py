@@ -20,7 +20,7 @@ import numpy as np
 from ..crop import Image
 from ..errors import DamagedError, MediaError
 from .clock import FrameClock
-from .images import deep_bits, list_frames, oddities, read_image_warned
+from .images import deep_bits, image_folder, list_frames, oddities, read_image_warned
 
 if TYPE_CHECKING:
     import av
@@ -273,17 +273,18 @@ def _decode(
 
 
 class FolderFrames:
-    """The images of a folder, in natural order: 2.jpg before 10.jpg."""
+    """The images of a folder, or of its folder `img`, in natural order: 2.jpg before 10.jpg."""
 
     def __init__(self, path: Path, rate: Fraction):
         self.path, self.name = path, path.resolve().name
         self.rate = rate
-        names = list_frames(path)
-        self.paths = [path / name for name in names]
+        images = image_folder(path)
+        names = list_frames(images)
+        self.paths = [images / name for name in names]
         self.length: int | None = len(self.paths)
         self.counted = True
         self.damage: DamagedError | None = None
-        self.endless, self.notes = False, [f"{path}: {note}" for note in oddities(path, names)]
+        self.endless, self.notes = False, [f"{path}: {note}" for note in oddities(images, names)]
         if bits := deep_bits(self.paths[0]):
             self.notes.append(f"{self.paths[0]}: {bits} of 16 bits are used, and scaled to 8")
 

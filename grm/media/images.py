@@ -224,6 +224,12 @@ def write_image(path: Path, image: Image) -> None:
         path.write_bytes(cv2.imencode(path.suffix, pixels, options)[1].tobytes())
 
 
+def image_folder(folder: Path) -> Path:
+    """Where the images of a sequence lie: in its folder `img` if it has one, as data sets do, else in itself."""
+    inner = folder / "img"
+    return inner if inner.is_dir() else folder
+
+
 def list_frames(folder: Path) -> list[str]:
     """Names of the images in a folder, in natural order: 2.jpg before 10.jpg. Hidden files are none.
 

@@ -49,9 +49,26 @@ def read_boxes(path: Path) -> Boxes:
 
     """
     lines = _read_text(path).rstrip().splitlines()
-    rows = [line.translate(_SEPARATORS).split() for line in lines]
-    if not rows:
+    if not lines:
         raise DataError(f"{path}: holds no box")
+    return _parse_boxes(path, lines)
+
+
+def read_box(path: Path, number: int) -> Boxes:
+    """(4,): the box of one line of such a file, the first being 0; NaN if it is none. Other lines may be anything.
+
+    Raises:
+        DataError: the line is not there, or is not four numbers or a polygon.
+
+    """
+    lines = _read_text(path).rstrip().splitlines()
+    if number >= len(lines):
+        raise DataError(f"{path}: expected a box in line {number + 1}, got {len(lines)} lines")
+    return _parse_boxes(path, lines[number : number + 1])[0]
+
+
+def _parse_boxes(path: Path, lines: list[str]) -> Boxes:
+    rows = [line.translate(_SEPARATORS).split() for line in lines]
     numbers = len(rows[0])
     polygons = numbers >= 6 and numbers % 2 == 0
     if wrong := [line for line, row in zip(lines, rows, strict=True) if len(row) != (numbers if polygons else 4)]:

@@ -5,6 +5,7 @@ LaSOT's two files of flags are read where they are there. NaN, or a box without 
 
 from pathlib import Path
 
+from ...media.images import image_folder
 from ..sequence import Sequences
 from .frame_folder import FrameFolder
 from .lasot import FLAGS
@@ -16,9 +17,8 @@ class FolderSequence(FrameFolder):
     """The images of one folder, or of its folder `img`. One box alone is the first frame's."""
 
     def __init__(self, folder: Path) -> None:
-        images = folder / "img"
         flags = [folder / flag for flag in FLAGS if (folder / flag).exists()]
-        super().__init__(folder.absolute().name, images if images.is_dir() else folder, folder / BOXES, flags)
+        super().__init__(folder.absolute().name, image_folder(folder), folder / BOXES, flags)
 
 
 def folder_paths(root: Path, split: str, named: bool) -> list[Path]:

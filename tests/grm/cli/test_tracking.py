@@ -78,6 +78,22 @@ def test_first_box_of_a_folder_with_ground_truth(grm, weights, folder, tmp_path)
     assert [float(rows_of(tmp_path / "out.csv")[0][key]) for key in "xywh"] == list(BOX)
 
 
+def test_a_folder_as_data_sets_have_it(grm, weights, folder, tmp_path):
+    """Images in `img` beside the boxes, tracked as those that lie in the folder itself; nothing is written there."""
+    (folder / "groundtruth.txt").write_text("40\t30\t20\t13\n")
+    tables = [tmp_path / name for name in ("one.csv", "two.csv")]
+    assert grm("track", folder, "--weights", weights, "--csv", tables[0])[0] == 0
+    outer = tmp_path / "sequence"
+    outer.mkdir()
+    (folder / "groundtruth.txt").rename(outer / "groundtruth.txt")
+    folder.rename(outer / "img")
+    assert grm("track", outer, "--weights", weights, "--csv", tables[1])[0] == 0
+    assert tables[0].read_text() == tables[1].read_text()
+    status, _, err = grm("division", outer, "--weights", weights, "--output", outer / "img" / "new.png")
+    assert status == 1
+    assert_one_line(err, "new.png: would be one of the frames that are read")
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

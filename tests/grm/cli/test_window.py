@@ -152,10 +152,25 @@ def test_it_begins_where_the_first_target_comes(grm, folder, weights, tmp_path):
     (folder / "groundtruth.txt").write_text("1,2,3,4\nNaN,NaN,NaN,NaN\n40,30,20,13\n")
     assert track(grm, folder, weights, "--start", 2, "--csv", table)[0] == 0
     assert boxes_in(rows_of(table), 0)[0] == list(BOX)
-    for start, line in ((1, "line 2, 'NaN,NaN,NaN,NaN'"), (4, "line 5, ''")):
-        status, _, err = track(grm, folder, weights, "--start", start, "--csv", table)
-        assert status == 1
-        assert_one_line(err, line)
+    (folder / "groundtruth.txt").write_text("a;b\n;\n60;30;60;43;40;43;40;30\n")
+    assert track(grm, folder, weights, "--start", 2, "--csv", table)[0] == 0
+    assert boxes_in(rows_of(table), 0)[0] == list(BOX)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("NaN,NaN,NaN,NaN", "line 2 has no box: the target is not in that frame"),
+        ("0\t0\t0\t0", "line 2 has no box"),
+        ("1,2,3", "expected x, y, width, height in every line, got '1,2,3'"),
+        ("", "expected a box in line 2, got 1 lines"),
+    ],
+)
+def test_a_folder_without_the_first_box(grm, folder, weights, tmp_path, line, message):
+    (folder / "groundtruth.txt").write_text(f"1,2,3,4\n{line}\n")
+    status, _, err = track(grm, folder, weights, "--start", 1, "--csv", tmp_path / "out.csv")
+    assert status == 1
+    assert_one_line(err, message)
 
 
 @pytest.mark.parametrize(
