@@ -1,5 +1,6 @@
 """The benchmarks: a row for each with its reader, split, metrics, protocol and the published threshold."""
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -23,7 +24,7 @@ from .metrics import Protocol
 
 #: `success`: area under the success curve, precision, normalised precision. `got10k`: average overlap, success rates.
 Metric = Literal["success", "got10k"]
-SYNTHETIC = "synthetic"
+FOLDER, SYNTHETIC = "folder", "synthetic"
 
 
 class Benchmark(NamedTuple):
@@ -66,7 +67,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     "otb100": Benchmark("OTB100", otb_paths, otb),
     "tnl2k": Benchmark("TNL2K", tnl2k_paths, tnl2k),
     "itb": Benchmark("ITB", itb_paths, itb),
-    "folder": Benchmark("folder", folder_paths, folder),
+    FOLDER: Benchmark("folder", folder_paths, folder),
     SYNTHETIC: Benchmark("synthetic video", _no_paths, _no_reader, "held_out"),
 }
 
@@ -127,7 +128,10 @@ def open_benchmark(
     needed = [*benchmark.paths(root, benchmark.split, names is not None), *([] if names is None else [names])]
     if missing := [path for path in dict.fromkeys(needed) if not path.exists()]:
         raise DataError("\n".join(f"{benchmark.title}: missing: {path}" for path in missing))
-    sequences = benchmark.read(root, benchmark.split, None if names is None else read_lines(names))
+    lines = None if names is None else read_lines(names)
+    if twice := [line for line, count in Counter(lines or ()).items() if count > 1]:
+        raise DataError(f"{names}: names {twice[0]!r} twice")
+    sequences = benchmark.read(root, benchmark.split, lines)
     if not sequences:
         raise DataError(f"{benchmark.title}: {root}: holds no sequences")
     return sequences[:limit]

@@ -79,23 +79,31 @@ class FrameFolder(ImageSequence):
         return Annotation(boxes, visible)
 
 
-def named_spans(names: Iterable[str]) -> dict[str, tuple[str, Span | None]]:
-    """What lists of sequences say: `NAME`, `NAME FIRST LAST` or `NAME FOLDER FIRST LAST` in a line.
+def named_spans(lines: Iterable[str], *, folders: bool = False) -> dict[str, tuple[str, Span | None]]:
+    """What lists of sequences say: `NAME` or `NAME FIRST LAST` in a line.
+
+    Args:
+        lines: of the list.
+        folders: a line may be `NAME FOLDER FIRST LAST` as well.
 
     Returns:
         by name: the folder, which is the name if it is not given, and the frames.
 
     Raises:
-        DataError: a line is something else.
+        DataError: a line is something else, or two have the same name.
 
     """
+    forms = "NAME, NAME FIRST LAST or NAME FOLDER FIRST LAST" if folders else "NAME or NAME FIRST LAST"
     found: dict[str, tuple[str, Span | None]] = {}
-    for line in names:
-        name, *rest = line.replace(",", " ").split()
-        ends = rest[-2:]
-        if len(rest) not in (0, 2, 3) or not all(end.isdecimal() for end in ends):
-            raise DataError(f"expected NAME, NAME FIRST LAST or NAME FOLDER FIRST LAST in a line, got {line!r}")
-        found[name] = (rest[0] if len(rest) == 3 else name, Span(*map(int, ends)) if ends else None)
+    for line in lines:
+        words = line.replace(",", " ").split()
+        ends = words[1:][-2:]
+        if len(words) not in (1, 3, *([4] if folders else [])) or not all(end.isdecimal() for end in ends):
+            raise DataError(f"expected {forms} in a line, got {line!r}")
+        name = words[0]
+        if name in found:
+            raise DataError(f"expected each sequence once, got {name!r} twice")
+        found[name] = (words[1] if len(words) == 4 else name, Span(*map(int, ends)) if ends else None)
     return found
 
 

@@ -37,11 +37,14 @@ def nfs(root: Path, split: str, names: list[str] | None) -> Sequences[tuple[str,
         DataError: a list cannot be read.
 
     """
-    if names is None and (root / "anno").is_dir():
-        names = [name.removeprefix(_PREFIX) for name in list_texts(root / "anno")]
-    elif names is None:
-        names = sorted(path.parents[1].name for path in root.glob("*/30/*.txt") if path.stem == path.parents[1].name)
-    return Sequences([(name, span) for name, (_, span) in named_spans(names).items()], partial(_open, root))
+    if names is not None:
+        keys = [(name, span) for name, (_, span) in named_spans(names).items()]
+    elif (root / "anno").is_dir():
+        keys = [(name.removeprefix(_PREFIX), None) for name in list_texts(root / "anno")]
+    else:
+        found = (path.parents[1].name for path in root.glob("*/30/*.txt") if path.stem == path.parents[1].name)
+        keys = [(name, None) for name in sorted(found)]
+    return Sequences(keys, partial(_open, root))
 
 
 def _open(root: Path, key: tuple[str, Span | None]) -> FrameFolder:

@@ -40,7 +40,7 @@ def otb(root: Path, split: str, names: list[str] | None) -> Sequences[tuple[str,
         # Human4 has a second target alone: the file of its first is empty.
         if path.stat().st_size:
             known[f"{path.parent.name}_{target}" if target else path.parent.name] = path
-    spans = named_spans(known if names is None else names)
+    spans = dict.fromkeys(known, (None, None)) if names is None else named_spans(names)
     if unknown := [name for name in spans if name not in known]:
         raise DataError(f"{root}: no sequence {unknown[0]!r} ({len(unknown)} of {len(spans)} named)")
     keys = [(name, known[name], span or _SPANS.get(name)) for name, (_, span) in spans.items()]

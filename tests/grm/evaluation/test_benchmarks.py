@@ -128,7 +128,14 @@ def test_frames_of_otb(tmp_path):
     (tmp_path / "list.txt").write_text("David 301 305\n")
     david = open_benchmark("otb100", tmp_path, names=tmp_path / "list.txt")
     check(david, ["David"], {"David": 80})
-    for line, message in (("Goliath\n", "no sequence 'Goliath'"), ("David 3\n", "expected NAME, NAME FIRST LAST")):
+    for line, message in (
+        ("Goliath\n", "no sequence 'Goliath'"),
+        ("David 3\n", "expected NAME or NAME FIRST LAST in a line, got 'David 3'"),
+        (",\n", "expected NAME or NAME FIRST LAST in a line, got ','"),
+        ("David Other 301 305\n", "expected NAME or NAME FIRST LAST"),
+        ("David\nDavid 301 305\n", "expected each sequence once, got 'David' twice"),
+        ("David\nDavid\n", "list.txt: names 'David' twice"),
+    ):
         (tmp_path / "list.txt").write_text(line)
         with pytest.raises(DataError, match=message):
             open_benchmark("otb100", tmp_path, names=tmp_path / "list.txt")
@@ -222,3 +229,11 @@ def test_the_folder_that_one_is_in_has_a_name(tmp_path, monkeypatch):
     write_boxes(tmp_path / "clip" / "groundtruth.txt", boxes_of(5))
     monkeypatch.chdir(tmp_path / "clip")
     check(open_benchmark("folder", Path(".")), ["clip"])
+
+
+def test_names_with_spaces(tmp_path):
+    """Those of the folders, which no list has to say."""
+    trees.write_otb(tmp_path)
+    trees.write_images(tmp_path / "My Clip" / "img", 3, "{:04d}.jpg")
+    write_boxes(tmp_path / "My Clip" / "groundtruth_rect.txt", boxes_of(3))
+    assert "My Clip" in [sequence.name for sequence in open_benchmark("otb100", tmp_path)]
