@@ -12,7 +12,7 @@ import torch
 from ..data import check_paths, rendering, training_pairs
 from ..data.sequence import Sequences
 from ..errors import DataError
-from ..evaluation.identity import run_identity
+from ..evaluation.identity import data_settings, run_identity
 from ..evaluation.pool import Part, plan_run, run_sequences
 from ..evaluation.results import RunFolder
 from ..evaluation.speed import FormSpeed, measure_models
@@ -123,7 +123,7 @@ def _read_speed(path: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _results_of(plan: Plan, run: Run, model: GRM, device: torch.device) -> RunFolder:
-    more = {} if plan.root is not None else {"synthetic": rendering(run.config).model_dump(mode="json")}
+    more = data_settings(plan.benchmark, plan.root, None if plan.root is not None else rendering(run.config))
     identity = run_identity(model, plan.benchmark, device=device.type, dtype=torch.float32, settings=more)
     about = {
         "tracker": run.name,

@@ -7,11 +7,14 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 
 from grm_kernels.version import __version__
 
+from ..config import SyntheticConfig
 from ..model import GRM
+from .benchmarks import FOLDER
 
 # The sources that boxes depend on: modules and packages, with what is compiled beside them.
 _SOURCES = (
@@ -34,7 +37,9 @@ _SOURCES = (
 def run_identity(
     model: GRM, benchmark: str, *, device: str, dtype: torch.dtype, settings: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """All that decides the boxes of a run, as plain values. What is equal gives the same boxes.
+    """What decides the boxes of a run, as plain values. What is equal gives the same boxes on processors of one kind.
+
+    Cut-outs and photographs of rendered video are known by their folders, not by what is in them.
 
     Args:
         model: with its weights.
@@ -50,10 +55,25 @@ def run_identity(
         "configuration": model.config.model_dump(mode="json"),
         "code": f"{__version__}+{code_hash()[:16]}",
         "torch": torch.__version__,
+        "opencv": cv2.__version__,
         "device": torch.device(device).type,
         "dtype": str(dtype).removeprefix("torch."),
         **(settings or {}),
     }
+
+
+def data_settings(benchmark: str, root: Path | None, rendered: SyntheticConfig | None) -> dict[str, Any]:
+    """What tells the sequences of a benchmark from others of its name: of most data sets nothing, wherever they lie.
+
+    Args:
+        benchmark: name of it.
+        root: of the data set. A plain folder has no other name.
+        rendered: the difficulty of synthetic sequences.
+
+    """
+    if rendered is not None:
+        return {"synthetic": rendered.model_dump(mode="json")}
+    return {"root": str(root.resolve())} if benchmark == FOLDER and root is not None else {}
 
 
 def weights_hash(model: GRM) -> str:

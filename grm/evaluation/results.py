@@ -12,6 +12,7 @@ A run of ours is a folder:
 import hashlib
 import json
 from collections.abc import Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from ..boxes import Boxes
 from ..data import VideoSequence
+from ..data.sequence import ImageSequence
 from ..errors import DataError
 from ..files import write_text
 from .runner import Trajectory
@@ -62,7 +64,7 @@ class RunFolder:
         finished = _read_finished(self.folder, sequence.name)
         if finished is None or finished.get("run") != self.hash or finished.get("given") != _given(sequence):
             return False
-        return finished.get("frames") == len(sequence) and all(
+        return [finished.get("frames"), *finished.get("files", [])] == _frames_of(sequence) and all(
             _digest_of_file(self.folder / part / f"{sequence.name}.txt") == finished["sha256"].get(part)
             for part in (_BOXES, _SCORES, _TIMES)
         )
@@ -86,6 +88,7 @@ class RunFolder:
         values = {
             "run": self.hash,
             "frames": len(trajectory.boxes),
+            "files": _frames_of(sequence)[1:],
             "given": _given(sequence),
             "tracked": len(trajectory.tracked_seconds),
             "seconds": float(trajectory.tracked_seconds.sum()),
@@ -140,7 +143,7 @@ class Results:
             stem = name.removesuffix(".txt")
             if name.endswith(".txt") and not stem.endswith(_NOT_BOXES):
                 self._files[stem] = [self.folder / name]
-            elif repetitions := sorted((self.folder / name).glob(f"{name}_[0-9][0-9][0-9].txt")):
+            elif repetitions := sorted((self.folder / name).glob(f"{escape(name)}_[0-9][0-9][0-9].txt")):
                 self._files[name] = repetitions
 
     @property
@@ -168,14 +171,26 @@ class Results:
             raise DataError(f"{path}: is missing, or was changed since it was written")
         return [_read_table(path)]
 
-    def first_boxes(self, name: str, count: int) -> Boxes:
-        """(count, 4) the boxes of the first repetition; those after the last frame are left out. Errors as of `boxes`.
+    def boxes_of(self, name: str, true: Boxes) -> list[Boxes]:
+        """As `boxes`, of a sequence with true boxes (N, 4).
 
         Raises:
-            DataError: there are fewer.
+            DataError: as of `boxes`; or our run was given another first box.
 
         """
-        return self._cut(name, "boxes", self.boxes(name)[0], count)
+        boxes = self.boxes(name)
+        if self.run is not None and not np.allclose(boxes[0][0], true[0], rtol=0, atol=1e-3):
+            raise DataError(f"{self.folder}: {name}: the results are of another video of that name")
+        return boxes
+
+    def first_boxes(self, name: str, true: Boxes) -> Boxes:
+        """(N, 4) the boxes of the first repetition, of a sequence with true boxes (N, 4); later ones are left out.
+
+        Raises:
+            DataError: as of `boxes_of`; or there are fewer.
+
+        """
+        return self._cut(name, "boxes", self.boxes_of(name, true)[0], len(true))
 
     def scores(self, name: str, count: int) -> NDArray[np.float64] | None:
         """(count,) the tracker's score of each frame, NaN in the first; None: results of another tool.
@@ -247,11 +262,14 @@ def read_run(folder: Path) -> dict[str, Any]:
 
 def _check_same_run(folder: Path, identity: Mapping[str, Any]) -> None:
     known = _read_run(folder)
+    if known is None and folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
+        # Another process may have begun since.
+        known = _read_run(folder)
+        if known is None:
+            raise DataError(f"{folder}: expected an empty or new folder, or one with the results of this very run")
     if known is not None:
         if other := [key for key in known["identity"] | identity if known["identity"].get(key) != identity.get(key)]:
             raise DataError(f"{folder}: holds another run: {', '.join(other)} differ; give another folder")
-    elif folder.exists() and any(path.name[0] != "." for path in folder.iterdir()):
-        raise DataError(f"{folder}: expected an empty or new folder, or one with the results of this very run")
 
 
 def _read_run(folder: Path) -> dict[str, Any] | None:
@@ -279,6 +297,14 @@ def _read_finished(folder: Path, name: str) -> dict[str, Any] | None:
 
 def _given(sequence: VideoSequence) -> list[float]:
     return [round(float(value), 4) for value in sequence.boxes[0]]
+
+
+def _frames_of(sequence: VideoSequence) -> list[Any]:
+    """How many frames a sequence has, and the files of the first and the last one, if they are files."""
+    count = len(sequence)
+    if not isinstance(sequence, ImageSequence):
+        return [count]
+    return [count, sequence.path(0).name, sequence.path(count - 1).name]
 
 
 def table_text(table: NDArray[np.float64], number: str) -> str:

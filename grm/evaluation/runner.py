@@ -121,12 +121,15 @@ def one_pass(sequence: VideoSequence) -> Pass:
     box = sequence.boxes[0]
     if not has_box(box):
         raise DataError(f"{sequence.name}: expected a box in the first frame")
-    seen = []
-    for index in range(len(sequence)):
-        seen.append((yield Look(sequence.frame(index), None if index else box)))
-    boxes = np.stack([box, *(one.result.box for one in seen[1:])])
-    scores = np.array([np.nan, *(float(getattr(one.result, "score", np.nan)) for one in seen[1:])])
-    return Trajectory(boxes, scores, np.array([one.seconds for one in seen]))
+    first = yield Look(sequence.frame(0), box)
+    boxes, scores, seconds = [box], [np.nan], [first.seconds]
+    for index in range(1, len(sequence)):
+        # No more of a result is kept: with a division, those of a long video would not fit in memory.
+        seen = yield Look(sequence.frame(index))
+        boxes.append(seen.result.box)
+        scores.append(float(getattr(seen.result, "score", np.nan)))
+        seconds.append(seen.seconds)
+    return Trajectory(np.stack(boxes), np.array(scores), np.array(seconds))
 
 
 def track_sequence(tracker: FrameTracker, sequence: VideoSequence) -> Trajectory:

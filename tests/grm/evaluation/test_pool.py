@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,12 @@ from grm.evaluation.pool import WHOLE, Part, plan_run, run_sequences
 from grm.evaluation.report import compare
 from grm.evaluation.restarts import with_restarts
 from grm.evaluation.results import Results, RunFolder
-from grm.evaluation.runner import one_pass
+from grm.evaluation.runner import one_pass, track_sequence
 from grm.tracking import Tracker, track_together
 
 from ..tracking.scenes import brightness_model, square_video
 from . import stand_in
+from .scenes import Clip
 from .stand_in import Drifting, Videos, evaluate
 
 ROOT = Path(__file__).parents[3]
@@ -284,3 +286,22 @@ def test_killed_ten_times_and_resumed(tmp_path):
         for folder in ("whole", "killed")
     ]
     assert tables[0].score.figures == tables[1].score.figures and tables[0].score.sequences == 200
+
+
+def test_no_more_than_one_result_is_kept():
+    """A division of every layer in every frame of a long video would not fit in memory."""
+    alive = weakref.WeakSet()
+
+    class Result:
+        box, score = np.ones(4), 0.5
+
+    class Heavy:
+        def initialize(self, frame, box):
+            pass
+
+        def track(self, frame):
+            assert len(alive) <= 1
+            alive.add(result := Result())
+            return result
+
+    assert len(track_sequence(Heavy(), Clip("clip", count=50)).boxes) == 50

@@ -11,12 +11,15 @@ import torch
 
 import grm
 from grm.config import load_config
+from grm.data.readers.folder import folder
 from grm.errors import DataError
 from grm.evaluation import identity as sources
-from grm.evaluation.identity import code_hash, run_identity, weights_hash
+from grm.evaluation import results as results_module
+from grm.evaluation.identity import code_hash, data_settings, run_identity, weights_hash
 from grm.evaluation.results import Results, RunFolder, read_run
 from grm.model import GRM
 
+from ..data.trees import write_folder
 from .scenes import Clip, trajectory
 
 IDENTITY = {"benchmark": "folder", "weights": "abc", "configuration": {"threshold": 0.4}}
@@ -197,3 +200,42 @@ def test_identity_is_of_weights_configuration_and_code():
     assert weights_hash(changed) == weights_hash(model) and identity(changed) != identity(model)
     for change in ({"benchmark": "nfs30"}, {"dtype": torch.bfloat16}, {"settings": {"frames": 3}}):
         assert identity(model, **change) != identity(model)
+
+
+def test_other_frames_of_the_same_annotation_are_not_finished(tmp_path):
+    """As of a span that was one image off."""
+    write_folder(tmp_path / "clip", count=5)
+    (sequence,) = folder(tmp_path / "clip", "", None)
+    run = RunFolder(tmp_path / "run", IDENTITY)
+    run.write(sequence, trajectory(sequence))
+    assert run.is_finished(folder(tmp_path / "clip", "", None)[0])
+    images = sorted(path for path in (tmp_path / "clip").iterdir() if path.suffix == ".jpg")
+    images[-1].rename(images[-1].with_stem("99999999"))
+    assert not run.is_finished(folder(tmp_path / "clip", "", None)[0])
+
+
+def test_a_process_that_begins_while_another_does(tmp_path, monkeypatch):
+    """It looked for run.json before the other wrote it, and lists the folder afterwards."""
+    look, looked = results_module._read_run, []
+
+    def first_too_early(folder):
+        looked.append(folder)
+        return look(folder) if len(looked) > 1 else None
+
+    RunFolder(tmp_path, IDENTITY)
+    monkeypatch.setattr(results_module, "_read_run", first_too_early)
+    RunFolder(tmp_path, IDENTITY)
+    looked.clear()
+    with pytest.raises(DataError, match="holds another run: weights differ"):
+        RunFolder(tmp_path, IDENTITY | {"weights": "xyz"})
+
+
+def test_brackets_in_the_names_of_got10k(tmp_path):
+    (tmp_path / "clip[1]").mkdir()
+    (tmp_path / "clip[1]" / "clip[1]_001.txt").write_text("1,2,3,4\n")
+    assert Results(tmp_path).names == ["clip[1]"]
+
+
+def test_plain_folders_are_told_apart_by_where_they_are(tmp_path):
+    assert data_settings("folder", tmp_path / "a", None) != data_settings("folder", tmp_path / "b", None)
+    assert data_settings("lasot", tmp_path / "a", None) == data_settings("lasot", tmp_path / "b", None) == {}
