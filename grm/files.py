@@ -154,9 +154,9 @@ def open_regular(path: str | Path, fault: type[Exception]) -> BinaryIO:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Writes a text file (UTF-8) in place of `path`; errors as of `replacing`."""
+    """Writes a text file (UTF-8; of names that are not, their bytes) in place of `path`; errors as of `replacing`."""
     with replacing(path) as file:
-        file.write(text.encode())
+        file.write(text.encode(errors="surrogateescape"))
 
 
 @contextmanager

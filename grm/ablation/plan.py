@@ -127,6 +127,10 @@ def make_plan(
             wanted = [*shared, f"training.seed={seed}", *overrides, *row.overrides]
             name = f"{row.name}-{seed}"
             config = load_config(preset or budget.preset, wanted)
+            if config.training.seed != seed:
+                raise ConfigError(
+                    f"training.seed: the runs of a row have their own, from 0 to {budget.seeds - 1} (--seeds)"
+                )
             runs.append(Run(row, seed, config, folder / _RUNS / name, folder / _RESULTS / name))
     if root is None and budget.benchmark != SYNTHETIC:
         root = _held_out_root(runs[0].config, budget.benchmark)

@@ -96,9 +96,8 @@ def ablate(
         seeds=seeds or allowed.seeds, limit=limit or allowed.limit, weights=weights or allowed.weights
     )
     model = load_config(config or allowed.preset, [s for s in settings or () if s.startswith("model.")]).model
-    chosen = choose_rows(TABLES[table.value](model), row or [])
-    if figures is not None:
-        chosen = with_figures(chosen, figures)
+    whole = TABLES[table.value](model)
+    chosen = choose_rows(whole if figures is None else with_figures(whole, figures), row or [])
     folder = output or Path("ablations") / f"{table.value}-{budget.value}"
     plan = make_plan(chosen, allowed, folder, pairs=pairs, preset=config, overrides=settings or (), root=root)
     check_data(plan)

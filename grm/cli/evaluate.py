@@ -17,6 +17,7 @@ from .options import (
     Settings,
     Threads,
     Weights,
+    check_threads,
     device_named,
     load,
     tell,
@@ -55,8 +56,8 @@ Names = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="The sequences to take, one a line: NAME; of otb100, nfs30 and uav123 also NAME FIRST LAST or "
-        "NAME FOLDER FIRST LAST.",
+        help="The sequences to take, one a line: NAME; of otb100, nfs30 and uav123 also NAME FIRST LAST; of uav123 "
+        "also NAME FOLDER FIRST LAST.",
     ),
 ]
 
@@ -117,7 +118,7 @@ def evaluate(
     prints the table.
     """
     from ..evaluation.benchmarks import SYNTHETIC, find_benchmark, open_benchmark
-    from ..evaluation.identity import run_identity
+    from ..evaluation.identity import data_settings, run_identity
     from ..evaluation.pool import Part, plan_run, run_sequences
     from ..evaluation.restarts import with_restarts
     from ..evaluation.results import RunFolder, identity_hash
@@ -131,7 +132,8 @@ def evaluate(
         limit = limit or 20
     sequences = open_benchmark(benchmark, root, names=names, limit=limit, synthetic=rendered)
     device = device_named(device)
-    more: dict[str, Any] = {} if rendered is None else {"synthetic": rendered.model_dump(mode="json")}
+    check_threads(threads)
+    more = data_settings(benchmark, root, rendered)
     restarts = protocol is ProtocolName.restarts
     if restarts:
         more["protocol"] = ProtocolName.restarts.value

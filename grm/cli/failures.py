@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .evaluate import Names
-from .options import Layers, Picture, Weights, check_outputs, check_picture, layers_named, load_of_run, tell
+from .options import (
+    Layers,
+    Picture,
+    Weights,
+    check_outputs,
+    check_picture,
+    layers_named,
+    load_of_run,
+    model_config_of,
+    tell,
+)
 from .report import print_rows
 
 if TYPE_CHECKING:
@@ -61,13 +71,15 @@ def failures(
     from ..sheet import most_divided, save_sheet
 
     check_picture(output)
-    check_outputs([output, csv_path])
+    check_outputs([output, csv_path], weights, names)
     entry = parse_entries([results], benchmark)[0]
+    tracker = _tracker_of(entry.results, weights)
+    layers = [] if tracker is None else layers_named(layer, tracker.network.model)  # type: ignore[attr-defined]
     sequences = open_results_benchmark(entry.benchmark, [entry.results], root, names)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("looking for losses", total=2 * len(sequences))
         row = find_benchmark(entry.benchmark)
-        found = list(list_failures(row, entry.results, sequences, lambda: progress.advance(task)))
+        found = list(list_failures(row, entry.results, sequences, lambda: progress.advance(task), tell))
     rows = [_row(failure) for failure in found]
     if csv_path is not None:
         text = io.StringIO(newline="")
@@ -79,10 +91,8 @@ def failures(
     print_rows(list(_COLUMNS), rows)
     kinds = sorted({failure.kind for failure in found})
     tell("; ".join(f"{kind}: {sum(failure.kind == kind for failure in found)}" for kind in kinds))
-    tracker = _tracker_of(entry.results, weights)
     chosen = varied(found, limit)
     shots = [_shots(one, sequences[one.number], entry.results, row.prefix, tracker) for one in chosen]
-    layers = [] if tracker is None else layers_named(layer, tracker.network.model)  # type: ignore[attr-defined]
     if not layer:
         layers = most_divided([shot for three in shots for shot in three], layers, _SHOWN)
     bands = [_band(one, sequences[one.number], three, layers) for one, three in zip(chosen, shots, strict=True)]
@@ -98,17 +108,16 @@ def _row(failure: "Failure") -> list[str]:
 
 def _tracker_of(results: "Results", weights: str | None) -> "Tracker | None":
     """A tracker with the weights and the configuration of a run; None where they are others."""
-    from ..config import ModelConfig
     from ..evaluation.identity import weights_hash
     from ..model import GRM
     from ..tracking import Tracker
 
     model = load_of_run(weights, results.run)
     identity = {} if results.run is None else results.run["identity"]
-    if identity.get("weights") != weights_hash(model):
+    if results.run is None or identity.get("weights") != weights_hash(model):
         tell(f"no division is shown: the results in {results.folder} are not of these weights (--weights)")
         return None
-    configured = GRM(ModelConfig.model_validate(identity["configuration"])).eval()
+    configured = GRM(model_config_of(results.run)).eval()
     configured.load_state_dict(model.state_dict())
     return Tracker(configured)
 
@@ -123,8 +132,7 @@ def _shots(
     from ..sheet import Shot
 
     name = str(results.find(sequence.name, prefix))
-    count = len(sequence)
-    boxes, scores = results.first_boxes(name, count), results.scores(name, count)
+    boxes, scores = results.first_boxes(name, sequence.boxes), results.scores(name, len(sequence))
     factor = _SEARCH
     if tracker is not None:
         tracker.initialize(sequence.frame(0), sequence.boxes[0])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ConfigError, DamagedError, MediaError, NonFiniteError
+from ..errors import ConfigError, DamagedError, DataError, MediaError, NonFiniteError
 from .options import (
     BoxOption,
     ConfigOption,
@@ -193,14 +193,18 @@ def calibrate(
 
 
 def _true_boxes(source: str) -> "Boxes":
-    """(N, 4) of a folder's groundtruth.txt if it has one for each frame, else (0, 4)."""
+    """(N, 4) of a folder's groundtruth.txt, (0, 4) where there is none that can be read: they are drawn, no more."""
     import numpy as np
 
     from ..data.readers.annotations import read_boxes
     from ..data.readers.folder import BOXES
 
     path = Path(source) / BOXES
-    return read_boxes(path) if path.is_file() else np.empty((0, 4))
+    try:
+        return read_boxes(path) if path.is_file() else np.empty((0, 4))
+    except DataError as error:
+        tell(f"no true boxes are drawn: {error}")
+        return np.empty((0, 4))
 
 
 def _track_through(

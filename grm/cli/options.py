@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import torch
 
     from ..boxes import Boxes
+    from ..config import ModelConfig
     from ..crop import Image
     from ..model import GRM
 
@@ -140,15 +141,21 @@ def load_of_run(weights: str | None, run: Mapping[str, Any] | None) -> "GRM":
         WeightsError: no such weights, or the run is of a model that they do not fit.
 
     """
-    from ..config import ModelConfig
     from ..model import GRM, is_published, load_weights
 
     if run is None or weights is None or not is_published(path := _weights_file(weights)):
         return load(weights, None, None)
-    model = GRM(ModelConfig.model_validate(run["identity"]["configuration"])).eval()
+    model = GRM(model_config_of(run)).eval()
     load_weights(model, path)
     tell(f"weights: {weights}")
     return model
+
+
+def model_config_of(run: Mapping[str, Any]) -> "ModelConfig":
+    """The configuration that a run of grm evaluate was made with; a ConfigError where this version does not know it."""
+    from ..config import parse_config
+
+    return parse_config({"model": run["identity"].get("configuration")}, name="run.json").model
 
 
 def _weights_file(weights: str) -> Path:
@@ -177,12 +184,24 @@ def device_named(name: str, *, cuda_graph: bool | None = None) -> str:
 
 def use_threads(count: int | None) -> None:
     """Has torch compute with as many threads as --threads says."""
+    check_threads(count)
     if count is not None:
         import torch
 
-        if count > (available := len(os.sched_getaffinity(0))):
-            raise ConfigError(f"--threads: expected at most {available}, the cores of this process, got {count}")
         torch.set_num_threads(count)
+
+
+def check_threads(count: int | None) -> None:
+    """Whether there are so many cores."""
+    if count is not None and count > (available := available_cores()):
+        raise ConfigError(f"--threads: expected at most {available}, the cores of this process, got {count}")
+
+
+def available_cores() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1  # macOS and Windows do not say
 
 
 def layers_named(layers: list[int] | None, model: "GRM") -> list[int]:

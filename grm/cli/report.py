@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ..errors import ConfigError
+from ..errors import ConfigError, printable
 from .evaluate import Names, ProtocolName
 from .options import Weights, check_outputs, load_of_run, tell
 
@@ -72,7 +72,7 @@ def report(
     from ..evaluation.report import parse_entries
     from ..files import write_text
 
-    check_outputs([html, markdown, csv, json])
+    check_outputs([html, markdown, csv, json], names, attributes)
     entries = parse_entries(results, benchmark)
     chosen = [item.value for item in protocol or ()]
     compared = _compare(entries, _roots(root or [], entries), names, chosen, attributes)
@@ -141,7 +141,7 @@ def bounds(
         raise ConfigError(f"{output}: expected a .safetensors file to write")
     entries = [parse_entries([str(folder)], None)[0] for folder in results]
     runs = [(entry, open_results_benchmark(entry.benchmark, [entry.results], root, None)) for entry in entries]
-    found = measure_bounds(load_of_run(weights, entries[0].results.run), runs)
+    found = measure_bounds(load_of_run(weights, entries[0].results.run), runs, tell)
     print(presence_text(weights or DEFAULT, found))
     if output is not None:
         keys = f"{{lost_below: {found.low:.3f}, held_from: {found.high:.3f}}}"
@@ -168,9 +168,9 @@ def print_rows(headings: list[str], rows: list[list[str]], title: str | None = N
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for i, heading in enumerate(headings):
-        table.add_column(Text(heading), justify="right" if i else "left", no_wrap=True)
+        table.add_column(Text(printable(heading)), justify="right" if i else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     console = Console(highlight=False)
     # A narrow terminal breaks lines; no cell is cut short.
     console.width = max(console.width, Console(width=_WIDEST).measure(table).maximum)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ..boxes import Boxes, iou
@@ -26,7 +27,7 @@ from ..errors import DataError
 from .benchmarks import Benchmark
 from .metrics import frame_errors
 from .presence import HELD_OVERLAP
-from .report import is_restarted
+from .report import is_restarted, tracked_sequences
 from .results import Results
 from .scoring import Truth, held_frames, read_truth
 
@@ -60,16 +61,17 @@ class Failure(NamedTuple):
 
 def lost_at(overlap: NDArray[np.float64]) -> int | None:
     """The place in overlaps (N,) at which the target is lost, if it is. Those that are NaN do not count."""
-    lost = _lost_frames(overlap)
-    return None if lost is None else int(lost[0])
+    lost = _low_rows(overlap)
+    return int(lost[0, 0]) if len(lost) else None
 
 
-def _lost_frames(overlap: NDArray[np.float64]) -> NDArray[np.int64] | None:
-    """(LOST_FRAMES,) the frames in a row at whose first the target is lost."""
+def _low_rows(overlap: NDArray[np.float64]) -> NDArray[np.int64]:
+    """(rows, LOST_FRAMES) frames: every so many in a row that are low, of those that count, by the first of them."""
     known = np.flatnonzero(np.isfinite(overlap))
-    low = overlap[known] < LOST_OVERLAP
-    starts = [i for i in range(len(low) - LOST_FRAMES + 1) if low[i : i + LOST_FRAMES].all()]
-    return known[starts[0] : starts[0] + LOST_FRAMES] if starts else None
+    if len(known) < LOST_FRAMES:
+        return np.empty((0, LOST_FRAMES), dtype=np.int64)
+    low = sliding_window_view(overlap[known] < LOST_OVERLAP, LOST_FRAMES).all(axis=1)
+    return sliding_window_view(known, LOST_FRAMES)[low]
 
 
 def find_failures(
@@ -94,29 +96,27 @@ def find_failures(
     """
     errors = frame_errors(boxes, truth.boxes, truth.visible)
     overlap = np.where(errors.valid, errors.overlap, np.nan)
-    found, start = [], 1  # the first box was given
-    while (lost := _lost_frames(overlap[start:])) is not None:
-        lost = lost + start
+    overlap[0] = np.nan  # the first box was given
+    lows, held = _low_rows(overlap), np.flatnonzero(overlap > HELD_OVERLAP)
+    found, row = [], 0
+    while row < len(lows):
+        lost = lows[row]
         at, after = int(lost[0]), int(lost[-1])
-        held = np.flatnonzero(overlap[:at] > HELD_OVERLAP)
-        before = int(held[-1]) if len(held) else 0
-        again = after + 1 + np.flatnonzero(overlap[after + 1 :] > HELD_OVERLAP)
+        earlier, later = held[: np.searchsorted(held, at)], held[np.searchsorted(held, after) :]
         score = float("nan") if scores is None else float(np.median(scores[lost]))
         found.append(
             Failure(
                 number,
                 truth.name,
-                before,
+                before := int(earlier[-1]) if len(earlier) else 0,
                 at,
                 after,
                 _kind(errors.valid[before : at + 1], boxes, truth.boxes, lost, score, sure, others),
                 score,
-                int(again[0]) if len(again) else None,
+                int(later[0]) if len(later) else None,
             )
         )
-        if not len(again):
-            break
-        start = int(again[0])
+        row = int(np.searchsorted(lows[:, 0], later[0])) if len(later) else len(lows)
     return found
 
 
@@ -152,6 +152,7 @@ def list_failures(
     results: Results,
     sequences: Sequence[VideoSequence],
     advance: Callable[[], object] = lambda: None,
+    leave_out: Callable[[str], object] = lambda _: None,
 ) -> Iterator[Failure]:
     """The losses in all sequences that there are results of; of several repetitions those in the first.
 
@@ -160,9 +161,10 @@ def list_failures(
         results: of a run in one pass.
         sequences: of the benchmark.
         advance: called for each sequence, twice.
+        leave_out: told of each sequence that cannot be read, or whose results cannot.
 
     Raises:
-        DataError: the truth is not public, the run had restarts, or results are broken.
+        DataError: the truth is not public, or the run had restarts.
 
     """
     if not benchmark.truth:
@@ -171,21 +173,16 @@ def list_failures(
         raise DataError(f"{results.folder}: was run with restarts: expected one pass")
     known: list[tuple[int, str]] = []
     held: list[NDArray[np.float64]] = []
-    for number, sequence in enumerate(sequences):
-        if (name := results.find(sequence.name, benchmark.prefix)) is not None:
-            truth = read_truth(benchmark, sequence)
-            known.append((number, name))
-            if (scores := results.scores(name, len(truth.boxes))) is not None:
-                is_held = held_frames(results.first_boxes(name, len(truth.boxes)), truth)
-                held.append(scores[is_held & np.isfinite(scores)])
-        advance()
+    for one in tracked_sequences(benchmark, results, sequences, advance, leave_out):
+        known.append((one.number, one.name))
+        if one.scores is not None:
+            held.append(one.scores[held_frames(one.boxes, one.truth) & np.isfinite(one.scores)])
     of_held = np.concatenate([np.empty(0), *held])
     sure = float(np.quantile(of_held, _SURE, method="lower")) if len(of_held) else None
     for number, name in known:
         sequence = sequences[number]
         truth = read_truth(benchmark, sequence)
-        count = len(truth.boxes)
-        boxes, scores = results.first_boxes(name, count), results.scores(name, count)
+        boxes, scores = results.first_boxes(name, truth.boxes), results.scores(name, len(truth.boxes))
         others = sequence.other_boxes if isinstance(sequence, SyntheticSequence) else None
         yield from find_failures(number, truth, boxes, scores, sure=sure, others=others)
         advance()

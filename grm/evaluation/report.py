@@ -1,21 +1,22 @@
 """Trackers compared over benchmarks: their figures on the same sequences, and which differences mean something."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..boxes import Boxes
-from ..config import SyntheticConfig
+from ..config import SyntheticConfig, parse_config
 from ..data import VideoSequence
 from ..data.readers.annotations import read_lines
 from ..errors import ConfigError, DataError
 from ..tracking.certainty import running_means
-from .benchmarks import BENCHMARKS, SYNTHETIC, find_benchmark, open_benchmark
+from .benchmarks import BENCHMARKS, SYNTHETIC, Benchmark, find_benchmark, open_benchmark
 from .metrics import Protocol
 from .presence import Presence, presence
-from .results import Results
+from .results import RUN, Results, Speed
 from .scoring import (
     FIGURES,
     BenchmarkScore,
@@ -55,6 +56,15 @@ class Row(NamedTuple):
     presence: Presence | None
     #: Of each sequence, in the order of `Comparison.names`.
     sequences: list[SequenceScore]
+
+
+class _OfSequence(NamedTuple):
+    """What one tracker's results of one sequence say."""
+
+    score: SequenceScore
+    speed: Speed | None
+    #: The running means of its scores, and whether the target is held; None of results of other tools.
+    certainty: tuple[NDArray[np.float64], NDArray[np.bool_]] | None
 
 
 class Comparison(NamedTuple):
@@ -143,7 +153,7 @@ def compare(
         advance: called after each sequence.
 
     Raises:
-        DataError: the truth is not public, the trackers have no sequence in common, or results are broken.
+        DataError: the truth is not public, or the trackers have no sequence in common that can be read.
 
     """
     benchmark = find_benchmark(name)
@@ -154,7 +164,7 @@ def compare(
     if not benchmark.truth:
         raise DataError(f"{benchmark.title}: its truth is not public: send the results to its server (grm submit)")
     scored: list[list[SequenceScore]] = [[] for _ in entries]
-    certainty: list[list[tuple[Any, Any]]] = [[] for _ in entries]
+    certainty: list[list[tuple[NDArray[np.float64], NDArray[np.bool_]]]] = [[] for _ in entries]
     numbers, notes = [], []
     lacking: dict[str, list[str]] = {results.label: [] for results in entries}
     totals = np.zeros((len(entries), 2))
@@ -172,18 +182,19 @@ def compare(
                 lacking[results.label].append(sequence.name)
         if truth is None:
             continue
+        try:
+            read = [_read(results, str(found), truth, protocol) for results, found in zip(entries, known, strict=True)]
+        except DataError as error:
+            notes.append(f"left out: {error}")
+            continue
         numbers.append(number)
-        for i, (results, found) in enumerate(zip(entries, known, strict=True)):
-            boxes, count = _boxes(results, str(found), truth), len(truth.boxes)
-            scored[i].append(_score(results, boxes, truth, protocol))
-            totals[i] += results.speed(str(found)) or (np.nan, np.nan)
-            if (scores := results.scores(str(found), count)) is not None:
-                certainty[i].append((running_means(scores), held_frames(boxes[0][:count], truth)))
+        for i, one in enumerate(read):
+            scored[i].append(one.score)
+            totals[i] += one.speed or (np.nan, np.nan)
+            if one.certainty is not None:
+                certainty[i].append(one.certainty)
     if not numbers:
-        raise DataError(
-            f"{benchmark.title}: there is no sequence with a truth that all trackers have results of"
-            + "".join(f"; {note}" for note in notes[:_TOLD])
-        )
+        raise DataError(_without_sequences(benchmark, "all trackers", notes))
     figures = FIGURES["restarts" if protocol == "restarts" else benchmark.metric]
     rows = [
         Row(
@@ -210,6 +221,56 @@ def compare(
         attributes=_chosen(attributes or {}, names),
         open_sequence=lambda index: sequences[numbers[index]],
     )
+
+
+class Tracked(NamedTuple):
+    """A sequence that a tracker has results of."""
+
+    #: Its number in the benchmark, and its name in the results.
+    number: int
+    name: str
+    truth: Truth
+    #: (N, 4) of the first repetition.
+    boxes: Boxes
+    #: (N,); None of results of other tools.
+    scores: NDArray[np.float64] | None
+
+
+def tracked_sequences(
+    benchmark: Benchmark,
+    results: Results,
+    sequences: Sequence[VideoSequence],
+    advance: Callable[[], object] = lambda: None,
+    leave_out: Callable[[str], object] = lambda _: None,
+) -> Iterator[Tracked]:
+    """The sequences that there are results of, one in memory at a time.
+
+    Args:
+        benchmark: that the results are of.
+        results: of one tracker.
+        sequences: of the benchmark.
+        advance: called after each sequence.
+        leave_out: told of each that cannot be read, or whose results cannot.
+
+    Raises:
+        DataError: after the last, if there was none.
+
+    """
+    count, notes = 0, []
+    for number in range(len(sequences)):
+        try:
+            sequence = sequences[number]
+            if (name := results.find(sequence.name, benchmark.prefix)) is not None:
+                truth = read_truth(benchmark, sequence)
+                boxes, scores = results.first_boxes(name, truth.boxes), results.scores(name, len(truth.boxes))
+                yield Tracked(number, name, truth, boxes, scores)
+                count += 1
+        except DataError as error:
+            notes.append(f"left out: {error}")
+            leave_out(notes[-1])
+        advance()
+    if not count:
+        raise DataError(_without_sequences(benchmark, results.folder, notes))
 
 
 def is_restarted(results: Results) -> bool:
@@ -255,17 +316,25 @@ def open_results_benchmark(
     if name == SYNTHETIC:
         if not runs:
             raise ConfigError("synthetic: expected results of a run of grm evaluate, which say how they were rendered")
-        settings = [run["identity"]["synthetic"] for run in runs]
+        settings = [_rendering_of(results) for results in entries if results.run is not None]
         if settings != settings[:1] * len(runs):
             raise ConfigError("synthetic: the runs are of sequences of different difficulty")
         # Those of a shorter run are the first of a longer one's.
         limit = max(run["limit"] for run in runs)
-        return open_benchmark(name, None, synthetic=SyntheticConfig.model_validate(settings[0]), limit=limit)
+        return open_benchmark(name, None, synthetic=settings[0], limit=limit)
     root = results_root(entries, root)
     if root is None:
         raise ConfigError(f"{name}: results of other tools do not say where the data set is: give --root")
     listed = [Path(run["names"]) for run in runs if run.get("names") and not whole]
     return open_benchmark(name, root, names=names or (listed[0] if listed else None))
+
+
+def _rendering_of(results: Results) -> SyntheticConfig:
+    """How the sequences of a run were rendered."""
+    known = (results.run or {})["identity"].get("synthetic")
+    if known is None:
+        raise DataError(f"{results.folder}: expected results of rendered sequences")
+    return parse_config({"data": {"synthetic": known}}, name=f"{results.folder / RUN}").data.synthetic
 
 
 def results_root(entries: Sequence[Results], root: Path | None) -> Path | None:
@@ -291,18 +360,20 @@ def read_attributes(path: Path) -> dict[str, list[str]]:
     return found
 
 
-def _boxes(results: Results, name: str, truth: Truth) -> list[Boxes]:
-    boxes = results.boxes(name)
-    if results.run is not None and not np.allclose(boxes[0][0], truth.boxes[0], rtol=0, atol=1e-3):
-        raise DataError(f"{results.folder}: {name}: the results are of another video of that name")
-    return boxes
-
-
-def _score(results: Results, boxes: list[Boxes], truth: Truth, protocol: Protocol) -> SequenceScore:
+def _read(results: Results, name: str, truth: Truth, protocol: Protocol) -> _OfSequence:
+    boxes, count = results.boxes_of(name, truth.boxes), len(truth.boxes)
     try:
-        return score_sequence(truth, boxes, protocol)
+        score = score_sequence(truth, boxes, protocol)
     except DataError as error:
         raise DataError(f"{results.folder}: {error}") from None
+    scores = results.scores(name, count)
+    certainty = None if scores is None else (running_means(scores), held_frames(boxes[0][:count], truth))
+    return _OfSequence(score, results.speed(name), certainty)
+
+
+def _without_sequences(benchmark: Benchmark, who: object, notes: list[str]) -> str:
+    told = "".join(f"; {note}" for note in notes[:_TOLD])
+    return f"{benchmark.title}: there is no sequence with a truth that {who} can be compared on{told}"
 
 
 def _note(label: str, missing: list[str]) -> str:

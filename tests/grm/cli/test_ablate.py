@@ -40,8 +40,10 @@ def accuracies(folder):
 
 
 def test_a_table_and_what_it_says_of_the_orders(ablate, tmp_path):
-    status, out, err = ablate("it", "--seeds", 1)
+    (tmp_path / "paper.yaml").write_text("one_stream: {accuracy: 70}\nts: {accuracy: 71}\n")  # ts is not run
+    status, out, err = ablate("it", "--seeds", 1, "--figures", "paper.yaml")
     assert status == 0, err
+    assert "#5 S or A (GRM) over #2 one-stream, accuracy (paper.yaml)" in err or "(abstract)" in err
     for text in ("#2 one-stream", "#5 S or A (GRM)", "AUC - sa", "frames/s"):
         assert text in out
     assert "#5 S or A (GRM) over #2 one-stream, accuracy (abstract)" in err
@@ -101,6 +103,7 @@ def test_mistakes_end_in_one_line(ablate, tmp_path):
             "--weights gone.safetensors: no such file; shipped weights: nano, real, tiny",
         ),
         (("--set", "model.division.thresh=1"), "model.division.thresh: unknown key"),
+        (("--set", "training.seed=7"), "training.seed: the runs of a row have their own, from 0 to 1 (--seeds)"),
     ):
         status, _, err = ablate("new", *arguments)
         assert status == 1 and message in err

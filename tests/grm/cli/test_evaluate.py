@@ -204,3 +204,52 @@ def test_processes_track_what_one_tracks(grm, tmp_path):
     for name in Results(tmp_path / "1").names:
         one, two = (np.loadtxt(tmp_path / f"{n}" / f"{name}.txt", delimiter=",") for n in (1, 2))
         np.testing.assert_array_equal(one, two)
+
+
+def test_what_is_read_is_not_written_over(grm, tmp_path):
+    """Lists, attributes and weights are read by reports, too."""
+    write_folder(tmp_path / "data" / "clip", count=3)
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    np.savetxt(flat / "clip.txt", np.full((3, 4), 20.0), delimiter=",")
+    given = tmp_path / "given.csv"
+    given.write_text("clip\n")
+    of = (flat, "--benchmark", "folder", "--root", tmp_path / "data")
+    for command in (
+        ("report", *of, "--names", given, "--csv", given),
+        ("report", *of, "--attributes", given, "--html", given),
+        ("failures", *of, "--names", given, "--csv", given),
+        ("failures", *of, "--weights", given, "--csv", given),
+    ):
+        status, _, err = grm(*command)
+        assert status == 1 and "is read from, or written twice" in err and given.read_text() == "clip\n"
+
+
+def test_names_of_any_bytes(grm, tmp_path):
+    """In tables and in files: what is no UTF-8, and what a terminal would obey."""
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for name in ("caf\udce9", "a\x1b[31m"):
+        write_folder(tmp_path / "data" / "clip", count=3)
+        (tmp_path / "data" / "clip").rename(tmp_path / "data" / name)  # OpenCV cannot write there
+        np.savetxt(flat / f"{name}.txt", np.full((3, 4), 20.0), delimiter=",")
+    table = tmp_path / "table.csv"
+    status, out, err = grm(
+        "report", flat, "--benchmark", "folder", "--root", tmp_path / "data", "--by-sequence", 5, "--csv", table
+    )
+    assert status == 0, err
+    assert "a\\x1b[31m" in out and "caf\\udce9" in out and b"caf\xe9" in table.read_bytes()
+
+
+def test_failures_asks_for_layers_before_it_looks(grm, tmp_path):
+    write_folder(tmp_path / "data" / "clip", count=3)
+    run, losses = tmp_path / "run", tmp_path / "losses.csv"
+    assert grm("evaluate", "folder", "--root", tmp_path / "data", "--output", run, *QUICK)[0] == 0
+    status, _, err = grm("failures", run, "--layer", 99, "--csv", losses)
+    assert status == 1 and "--layer: expected a number from 1 to 2, got 99" in err and not losses.exists()
+
+
+def test_threads_of_several_processes_are_looked_at(grm, tmp_path):
+    write_folder(tmp_path / "data" / "clip", count=3)
+    status, _, err = grm("evaluate", "folder", "--root", tmp_path / "data", "--processes", 2, "--threads", 4096)
+    assert status == 1 and "--threads: expected at most" in err

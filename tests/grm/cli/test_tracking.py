@@ -319,6 +319,9 @@ def test_division_of_several_frames(grm, weights, folder, tmp_path):
     assert two.shape[0] > 1.3 * one.shape[0] and two.shape[1] == one.shape[1] and true.shape == one.shape
     green = [(np.abs(image[:-60] - TRUE[::-1]).max(-1) < 12).sum() for image in (one, true)]
     assert green[1] > green[0] + 100
+    (folder / "groundtruth.txt").write_text("1,2,3,4\n\n1,2,3,4\n")
+    status, _, err = grm(*arguments, "--frame", 2, "--output", pictures[0])
+    assert status == 0 and "no true boxes are drawn: " in err
     status, _, err = grm(*arguments, "--frame", 2, "--frame", 6, "--output", pictures[0])
     assert status == 1
     assert_one_line(err, "has 6 frames, there is no frame 6")

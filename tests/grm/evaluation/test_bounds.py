@@ -45,8 +45,18 @@ def test_frames_after_the_last_are_left_out_and_missing_ones_told(tmp_path):
     model, clips = small_model(), [Clip("a", 4, absent=(2,))]
     entry = write_run(tmp_path / "run", model, clips, [(0.9, -13 / 30, 7 / 6)])
     assert measure_bounds(model, [(entry, [Clip("a", 3, absent=(2,))])])[:2] == (1, 1)
-    with pytest.raises(DataError, match="run: a: 4 scores for 5 frames"):
+    with pytest.raises(DataError, match=r"left out: .*run: a: 4 boxes for 5 frames"):
         measure_bounds(model, [(entry, [Clip("a", 5)])])
+    with pytest.raises(DataError, match=r"left out: .*run: a: the results are of another video of that name"):
+        measure_bounds(model, [(entry, [Clip("a", 4, start=9)])])
+
+
+def test_what_cannot_be_read_is_left_out(tmp_path):
+    model, clips = small_model(), [Clip("a", 4, absent=(2,)), Clip("b", 3)]
+    entry = write_run(tmp_path / "run", model, clips, [(0.9, 0.4, 0.8), (0.7, 0.7)])
+    told = []
+    assert measure_bounds(model, [(entry, [clips[0], Clip("b", 9)])], told.append)[:2] == (2, 1)
+    assert len(told) == 1 and told[0].endswith("run: b: 3 boxes for 9 frames")
 
 
 def test_a_benchmark_without_public_truth(tmp_path):

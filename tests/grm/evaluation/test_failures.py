@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from grm.evaluation.failures import Failure, find_failures, varied
-from grm.evaluation.results import RunFolder
+from grm.errors import DataError
+from grm.evaluation.benchmarks import find_benchmark
+from grm.evaluation.failures import Failure, find_failures, list_failures, varied
+from grm.evaluation.results import Results, RunFolder
 from grm.evaluation.scoring import Truth
 from grm.sheet import Shot, most_divided
 
@@ -144,3 +146,20 @@ def test_division_at_a_loss(grm, tmp_path):
     assert grm("failures", run, "--weights", "tiny", "--output", pictures[1])[0] == 0
     one, three = (cv2.imread(str(picture)).shape for picture in pictures)
     assert one[0] == three[0] and one[1] < three[1]
+
+
+def test_what_cannot_be_read_is_left_out(tmp_path):
+    """Results that are too short, and of another video of that name."""
+    clips = [Clip("a", 20), Clip("b", 12), Clip("c", 12)]
+    run = RunFolder(tmp_path, {"benchmark": "folder"}, {"benchmark": "folder"})
+    for clip, shift in zip(clips, (500, 0, 0), strict=True):
+        run.write(clip, trajectory(clip, shift))
+    told = []
+    sequences = [clips[0], Clip("b", 13), Clip("c", 12, start=9)]
+    found = list(list_failures(find_benchmark("folder"), Results(tmp_path), sequences, leave_out=told.append))
+    assert [(one.number, one.sequence, one.at) for one in found] == [(0, "a", 1)]
+    assert [one.rpartition(": ")[2] for one in told] == [
+        "12 boxes for 13 frames", "the results are of another video of that name"
+    ]  # fmt: skip
+    with pytest.raises(DataError, match=r"there is no sequence with a truth that .* can be compared on; left out"):
+        list(list_failures(find_benchmark("folder"), Results(tmp_path), sequences[1:]))

@@ -13,7 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from grm.errors import ConfigError, DataError
+from grm.config import SyntheticConfig
+from grm.errors import ConfigError, DataError, GrmError
 from grm.evaluation.page import html_page, plot
 from grm.evaluation.rendering import (
     attribute_cells,
@@ -122,7 +123,7 @@ def test_sequences_that_a_tracker_lacks_are_left_out_for_all(tmp_path):
     assert compared.notes == ["flat has no results of 2 sequences, which are left out for all: clip-3, clip-4"]
     assert compared.notes[0] in markdown([compared]) and compared.notes[0] in html_page([compared])
     other = Results(write_flat(tmp_path / "other", [0], clips=[Clip("elsewhere")]))
-    with pytest.raises(DataError, match="no sequence with a truth that all trackers have"):
+    with pytest.raises(DataError, match="no sequence with a truth that all trackers can be compared on"):
         compare("folder", [first, other], CLIPS, "all-frames")
 
 
@@ -176,8 +177,18 @@ def test_names_with_another_tools_prefix(tmp_path):
 def test_results_of_another_video(tmp_path):
     results = Results(write_run(tmp_path / "run", [0] * 5))
     moved = [Clip(clip.name, count=len(clip), start=7) for clip in CLIPS]
-    with pytest.raises(DataError, match="clip-0: the results are of another video of that name"):
+    with pytest.raises(DataError, match=r"left out: .*clip-0: the results are of another video of that name"):
         compare("folder", [results], moved, "all-frames")
+
+
+def test_results_that_cannot_be_read_are_left_out_for_all(tmp_path):
+    """A tool that failed in one sequence wrote half of it."""
+    whole, half = Results(write_run(tmp_path / "run", [0] * 5)), write_flat(tmp_path / "flat", [0] * 5)
+    (half / "clip-1.txt").write_text("1,2,3,4\n")
+    compared = compare("folder", [whole, Results(half)], CLIPS, "all-frames")
+    assert compared.names == ["clip-0", "clip-2", "clip-3", "clip-4"]
+    assert [len(row.sequences) for row in compared.rows] == [4, 4]
+    assert compared.notes == [f"left out: {half}: clip-1: 1 boxes for 7 frames"]
 
 
 def test_markdown_and_csv_and_json(comparison):
@@ -322,3 +333,23 @@ def test_where_the_data_set_is(tmp_path):
     run = Results(write_run(tmp_path / "run", [0] * 5))
     with pytest.raises(DataError, match="folder: missing: /data"):
         open_results_benchmark("folder", [flat, run], None, None)
+
+
+def test_how_sequences_were_rendered(tmp_path):
+    """Runs that leave a key to its default are of the same sequences; others are told in one line."""
+    known = SyntheticConfig(frames=29).model_dump(mode="json")
+    short = {key: value for key, value in known.items() if key != "articulated"}
+
+    def run(name, **settings):
+        folder = RunFolder(tmp_path / name, {"benchmark": "synthetic", **settings}, {"limit": 1}).folder
+        (folder / "finished" / "synthetic-0.json").write_text("{}")
+        return Results(folder)
+
+    one, other = run("one", synthetic=known), run("other", synthetic=short)
+    assert len(open_results_benchmark("synthetic", [one, other], None, None)[0]) == 29
+    for wrong, message in (
+        (run("later", synthetic=known | {"fog": 1}), "run.json: data.synthetic.fog: unknown key"),
+        (run("lasot"), "lasot: expected results of rendered sequences"),
+    ):
+        with pytest.raises(GrmError, match=message):
+            open_results_benchmark("synthetic", [wrong], None, None)
