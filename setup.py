@@ -11,6 +11,7 @@ Environment:
 
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -74,6 +75,10 @@ def nvcc() -> Path | None:
 def cuda_architectures(compiler: Path) -> list[str]:
     """Those asked for, by default all that the compiler knows."""
     if asked := os.environ.get("GRM_KERNELS_CUDA", "").replace(",", " ").split():
+        if wrong := [name for name in asked if asked != ["0"] and not re.fullmatch(r"\d+\.\d[af]?", name)]:
+            sys.exit(
+                f"grm-kernels: GRM_KERNELS_CUDA: expected 0 or compute capabilities such as 9.0a, got {wrong[0]!r}"
+            )
         return [] if asked == ["0"] else asked
     known = subprocess.run([compiler, "--list-gpu-code"], capture_output=True, text=True, check=True).stdout.split()
     return [name for name in CUDA_ARCHITECTURES if f"sm_{name.replace('.', '').rstrip('a')}" in known]
@@ -114,6 +119,8 @@ class BuildKernels(build_ext):
         ext.extra_objects += [path for name in compiled for path in objects[name]]
         ext.define_macros += [("GRM_CPU_INSTRUCTION_SETS", " ".join(f"GRM_KERNELS({name})" for name in compiled))]
         self.add_cuda(ext)
+        # What is compiled above is no source of the extension: by their dates alone it might not be linked anew.
+        self.force = True
         super().build_extension(ext)
 
     def add_cuda(self, ext: Extension) -> None:
