@@ -84,7 +84,8 @@ def part_of(cells: list[Workload], part: tuple[int, int]) -> list[Workload]:
 
 
 def joined(earlier: dict, record: dict) -> dict:
-    """One record of two that were measured on the same machine; of a cell that both have, the later counts.
+    """One record of two that were measured on the same machine; of a cell that both have, the later counts. Of the two
+    loads it has the larger.
 
     Raises:
         RecordError: machine or sources are not the same.
@@ -96,4 +97,5 @@ def joined(earlier: dict, record: dict) -> dict:
             raise RecordError(f"machine: expected {key} of the parts to be the same, got {there!r} and {here!r}")
     keys = ("implementation", *CELL)
     measured = {tuple(m[key] for key in keys): m for m in earlier["measurements"] + record["measurements"]}
-    return {**record, "load_before": earlier["load_before"], "measurements": list(measured.values())}
+    load = list(map(max, earlier["load_before"], record["load_before"]))
+    return {**record, "load_before": load, "measurements": list(measured.values())}
