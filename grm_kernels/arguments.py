@@ -1,6 +1,5 @@
 """The arguments of `category_attention`: refused with what was expected, or brought into the operators' form."""
 
-import math
 import numbers
 import os
 
@@ -18,6 +17,7 @@ CHECK_VARIABLE = "GRM_KERNELS_CHECK"
 
 DTYPES = frozenset((torch.float32, torch.float16, torch.bfloat16, torch.float64))
 _PLAIN = (Tensor, torch.nn.Parameter)
+_LARGEST_SCALE = torch.finfo(torch.float32).max
 # Integers that torch has few operations for, and what they are looked at as.
 _OPERABLE = {
     torch.bool: torch.uint8, torch.uint16: torch.int32, torch.uint32: torch.int64, torch.uint64: torch.int64,
@@ -67,8 +67,8 @@ def checked_scale(scale: float) -> float:
         return scale
     if not isinstance(scale, numbers.Real):
         raise TypeError(f"scale: expected a finite number or None, got {type(scale).__name__} {scale!r}")
-    if not math.isfinite(scale):
-        raise ValueError(f"scale: expected a finite number or None, got {scale!r}")
+    if not abs(scale) <= _LARGEST_SCALE:
+        raise ValueError(f"scale: expected a finite number of float32 or None, got {scale!r}")
     return float(scale)
 
 
@@ -128,8 +128,10 @@ def check_vector(name: str, tensor: Tensor, shape: tuple[int, int], q: Tensor) -
     """Raises what is wrong with a tensor of one number for every token: of (B, N), (1, N) or (N,)."""
     b, n = shape
     if not isinstance(tensor, Tensor) or tuple(tensor.shape) not in (shape, (1, n), (n,)):
-        expected = f"{shape}, (1, {n}), ({n},) or, by head, {(b, q.shape[1], n)}"
-        check_tensor(name, tensor, shape, q, expected)
+        forms = list(dict.fromkeys([f"{shape}", f"(1, {n})", f"({n},)"]))
+        if name == "categories":
+            forms.append(f"by head {(b, q.shape[1], n)}")
+        check_tensor(name, tensor, shape, q, f"{', '.join(forms[:-1])} or {forms[-1]}")
     _check_device(name, tensor, q)
 
 

@@ -9,7 +9,8 @@ class CategoryAttention(nn.Module):
     """Self-attention of a transformer's layer, of tokens of three categories.
 
     A linear layer to q, k, v, `category_attention`, and a linear layer of what the heads give. Padding takes part in
-    neither sum nor gradient; its rows of the output are the last layer's bias.
+    neither sum nor gradient; its rows of the output are the last layer's bias. It has to be finite here: the gradient
+    of the first layer's weights multiplies it by 0.
 
     Args:
         width: channels of a token; `heads` divides it.

@@ -46,7 +46,8 @@ def attention(
     Arguments as in `grm_kernels.category_attention`, unchecked; categories are (B, N) uint8, `PADDING` among them, and
     say with `soft` no more than what is padding. k and v may have fewer heads than q. Differentiable twice. Scores and
     softmax are computed in float32 (float64 for float64 inputs), the product with v in the inputs' dtype. What is not
-    finite in a token does not reach those that may not see it.
+    finite in a token does not reach those that may not see it, in the forward pass: of the gradients, which are
+    autograd's, nothing is said then.
 
     Returns:
         out: (B, H, N, D) in q's dtype.

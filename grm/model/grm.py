@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ..config import ModelConfig, overridden_model
+from ..errors import WeightsError
 from .convolution import ConvolutionBlock
 from .division import Division, TokenDivision
 from .encoder import Attention, Encoder
@@ -152,10 +153,13 @@ def reconfigured(model: GRM, overrides: Sequence[str]) -> GRM:
 
     Raises:
         ConfigError: the configuration with its overrides is not valid.
+        WeightsError: it needs weights that the model does not have.
 
     """
     copied = GRM(overridden_model(model.config, overrides))
     weights = model.state_dict()
+    if missing := [name for name in copied.state_dict() if name not in weights]:
+        raise WeightsError(f"the model has no {missing[0]} ({len(missing)} weights missing), as {overrides} needs")
     copied.load_state_dict({name: weights[name] for name in copied.state_dict()})
     return copied.to(next(model.parameters())).eval()
 

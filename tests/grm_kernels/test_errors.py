@@ -76,7 +76,7 @@ BAD_INPUT = {
     "categories too short": (
         replace(GOOD, categories=GOOD.categories[:, :5]),
         ValueError,
-        r"categories: expected shape \(2, 6\), \(1, 6\), \(6,\) or, by head, \(2, 2, 6\) for q of shape "
+        r"categories: expected shape \(2, 6\), \(1, 6\), \(6,\) or by head \(2, 2, 6\) for q of shape "
         r"\(2, 2, 6, 16\), got \(2, 5\)",
     ),
     "categories elsewhere": (
@@ -273,3 +273,16 @@ def test_bad_category_is_memory_safe_and_counts_as_a(backend):
         for p in (bad, good)
     ]
     assert torch.equal(*outputs)
+
+
+def test_what_bad_input_cannot_be():
+    """Forms that would be refused are not offered, and none twice."""
+    by_head = torch.ones(2, 2, 6, dtype=torch.bool)
+    message = "valid: expected shape (2, 6), (1, 6) or (6,) for q of shape (2, 2, 6, 16), got (2, 2, 6)"
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        call(valid=by_head)
+    one = make_problem(1, 2, 6, 16)
+    with pytest.raises(ValueError, match=r"valid: expected shape \(1, 6\) or \(6,\) for q"):
+        call(one, valid=by_head[:1])
+    with pytest.raises(ValueError, match=r"scale: expected a finite number of float32 or None, got 1e\+39"):
+        call(scale=1e39)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from grm.errors import WeightsError
 from grm.evaluation.forms import FORMS, balance_division, dividing_forms
 from grm.evaluation.speed import (
     FormSpeed,
@@ -169,6 +170,8 @@ def test_forms_are_what_they_are_called(monkeypatch):
     assert shares_of_s(two, frame).tolist() == [1, 1, 1, 0]
     assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in two.state_dict().items())
     assert next(reconfigured(model.double(), []).parameters()).dtype == torch.float64
+    with pytest.raises(WeightsError, match=r"has no encoder.layers.1.*division.*\(\d+ weights missing\)"):
+        reconfigured(two, ["model.division.variant=sa"])
 
 
 def test_wrong_attention_is_not_timed(monkeypatch):
