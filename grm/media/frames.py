@@ -327,7 +327,9 @@ class CameraFrames:
         self._capture = cv2.VideoCapture(number)
         if not self._capture.isOpened():
             raise MediaError(f"camera {number}: cannot be opened")
-        self.rate = Fraction(self._capture.get(cv2.CAP_PROP_FPS) or 30).limit_denominator(1001)
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        # Where it is not known it may be 0, -1, infinite or no number.
+        self.rate = Fraction(rate if 0 < rate < 1e6 else 30).limit_denominator(1001)
 
     def __iter__(self) -> Iterator[Image]:
         """Frames as they come."""

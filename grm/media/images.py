@@ -11,6 +11,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from ..crop import Image
 from ..errors import MediaError
@@ -41,21 +42,21 @@ def read_image(path: Path) -> Image:
             with grey).
 
     """
-    data = _content(path)
-    if data.startswith(_JPEG_START) and not _jpeg_ends(data):
-        raise MediaError(f"{path}: the JPEG is cut off after {len(data)} bytes")
-    if data.startswith(_PNG_START) and not _png_ends(data):
-        raise MediaError(f"{path}: the PNG is cut off, or a length in it is damaged ({len(data)} bytes)")
-    size = _stated_size(data)
-    if size and size[0] * size[1] > MAX_PIXELS:
-        raise MediaError(f"{path}: {size[0]} x {size[1]} pixels, expected at most {MAX_PIXELS} in all")
-    image = _decoded(data)
-    if image is None:
-        raise MediaError(f"{path}: not an image that OpenCV reads ({len(data)} bytes)")
-    if image.dtype not in (np.uint8, np.uint16):
-        raise MediaError(f"{path}: expected numbers of 8 or 16 bits without a sign, got {image.dtype}")
-    image = eight_bits(image)
+    image = eight_bits(_read(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH))
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB, dst=image)
+
+
+def read_with_opacity(path: Path) -> NDArray[np.uint8] | None:
+    """An image file with an opacity: (height, width, 4) uint8, RGB and opacity; None of one without, or of 16 bits.
+
+    Raises:
+        MediaError: as of `read_image`.
+
+    """
+    image = _read(path, cv2.IMREAD_UNCHANGED)
+    if image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8:
+        return None
+    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)
 
 
 def read_image_warned(path: Path) -> tuple[Image, bool]:
@@ -82,9 +83,32 @@ def bits_of(image: np.ndarray) -> int:
 
 def deep_bits(path: Path) -> int | None:
     """`bits_of` an image file that has 16 bits and uses fewer; None for every other."""
-    image = _decoded(_content(path)) if path.suffix.lower() in (".png", ".tif", ".tiff") else None
-    bits = bits_of(image) if image is not None and image.dtype == np.uint16 else 16
+    if path.suffix.lower() not in (".png", ".tif", ".tiff"):
+        return None
+    try:
+        image = _read(path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    except MediaError:  # told when it is read as a frame
+        return None
+    bits = bits_of(image) if image.dtype == np.uint16 else 16
     return bits if bits < 16 else None
+
+
+def _read(path: Path, flags: int) -> np.ndarray:
+    """An image file by OpenCV's flags, uint8 or uint16; errors as of `read_image`."""
+    data = _content(path)
+    if data.startswith(_JPEG_START) and not _jpeg_ends(data):
+        raise MediaError(f"{path}: the JPEG is cut off after {len(data)} bytes")
+    if data.startswith(_PNG_START) and not _png_ends(data):
+        raise MediaError(f"{path}: the PNG is cut off, or a length in it is damaged ({len(data)} bytes)")
+    size = _stated_size(data)
+    if size and size[0] * size[1] > MAX_PIXELS:
+        raise MediaError(f"{path}: {size[0]} x {size[1]} pixels, expected at most {MAX_PIXELS} in all")
+    image = _decoded(data, flags)
+    if image is None:
+        raise MediaError(f"{path}: not an image that OpenCV reads ({len(data)} bytes)")
+    if image.dtype not in (np.uint8, np.uint16):
+        raise MediaError(f"{path}: expected numbers of 8 or 16 bits without a sign, got {image.dtype}")
+    return image
 
 
 def _content(path: Path) -> bytes:
@@ -95,12 +119,12 @@ def _content(path: Path) -> bytes:
         raise MediaError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _decoded(data: bytes) -> np.ndarray | None:
-    """BGR, of the numbers that the file has; None for what is no image."""
+def _decoded(data: bytes, flags: int) -> np.ndarray | None:
+    """Channels in OpenCV's order, of the numbers that the file has; None for what is no image."""
     if not data:
         return None
     try:
-        return cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # a header that asks for more pixels than there can be
         return None
 

@@ -11,7 +11,14 @@ import pytest
 
 from grm.errors import DamagedError, MediaError
 from grm.media.frames import open_frames, readable
-from grm.media.images import _decoder_messages, _stated_size, read_image, read_image_warned
+from grm.media.images import (
+    _decoder_messages,
+    _stated_size,
+    deep_bits,
+    read_image,
+    read_image_warned,
+    read_with_opacity,
+)
 
 from .test_video import collect
 
@@ -105,13 +112,17 @@ def test_only_the_decoders_own_words_are_damage(capfd):
     assert capfd.readouterr().err == "JPEGImages: 40%\n"
 
 
-def test_a_length_in_a_png_takes_no_memory(tmp_path):
+def test_a_length_in_a_png_takes_no_memory(tmp_path, monkeypatch):
     data = cv2.imencode(".png", picture())[1].tobytes()
     place = data.index(b"IDAT") - 4
     for broken in (data[:place] + b"\xff\xff\xff\xff" + data[place + 4 :], data[:-30], data[:place]):
         (tmp_path / "x.png").write_bytes(broken)
-        with pytest.raises(MediaError, match="the PNG is cut off, or a length in it is damaged"):
-            read_image(tmp_path / "x.png")
+        for read in (read_image, read_with_opacity):
+            with pytest.raises(MediaError, match="the PNG is cut off, or a length in it is damaged"):
+                read(tmp_path / "x.png")
+        with monkeypatch.context() as patch:
+            patch.setattr(cv2, "imdecode", None)
+            assert deep_bits(tmp_path / "x.png") is None
 
 
 def png_header(width, height):

@@ -184,7 +184,7 @@ def test_camera(monkeypatch):
             return True
 
         def get(self, what):
-            return 29.97
+            return told[0]
 
         def read(self):
             self.left -= 1
@@ -193,7 +193,7 @@ def test_camera(monkeypatch):
         def release(self):
             self.released = True
 
-    captures = []
+    captures, told = [], [29.97]
     monkeypatch.setattr(cv2, "VideoCapture", Capture)
     frames, got = open_frames("0"), []
     assert isinstance(frames, CameraFrames)
@@ -202,6 +202,8 @@ def test_camera(monkeypatch):
     assert [tuple(frame[0, 0]) for frame in got] == [(3, 2, 1)] * 2
     assert float(frames.rate) == pytest.approx(29.97, abs=1e-3)
     assert captures[0].released
+    for told[0] in (0.0, -1.0, float("inf"), float("nan")):  # not known
+        assert open_frames("0").rate == 30
 
 
 @pytest.mark.parametrize(
