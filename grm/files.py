@@ -6,6 +6,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,6 +38,13 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
             _put(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Takes away what processes that were killed while they wrote `path` left beside it. Nobody may be writing it now."""
+    path = Path(path)
+    for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
+        left.unlink(missing_ok=True)
 
 
 class Unfinished:

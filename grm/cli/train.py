@@ -59,7 +59,7 @@ def _tell(console: "Console", folder: Path, result: "TrainingResult") -> None:
         shown = ", ".join(f"{name} {value:.3f}" for name, value in results.items())
         console.print(f"after step {step}: {shown}", highlight=False)
     if result.finished:
-        console.print(f"finished: {folder / 'weights.safetensors'}", highlight=False, soft_wrap=True)
+        console.print(f"finished: {folder / 'weights.safetensors'}", markup=False, highlight=False, soft_wrap=True)
     else:
         console.print(f"stopped after step {result.step}; --resume goes on", highlight=False)
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from ..config import Config
 from ..data.sample import Sample
 from ..errors import CheckpointError, ConfigError, DataError, NonFiniteError, shown
-from ..files import locked, write_text
+from ..files import locked, remove_leftovers, write_text
 from ..model import GRM, load_pretrained, save_weights
 from ..model.packing import has_fast_bfloat16
 from .checkpoint import Checkpoint, check_resumable, load_checkpoint, save_checkpoint
@@ -147,11 +147,15 @@ class Trainer:
             except (KeyError, RuntimeError, TypeError, ValueError) as error:
                 reason = shown(str(error).partition("\n")[0])
                 raise CheckpointError(f"{self.folder / CHECKPOINT_FILE}: does not fit this model: {reason}") from None
-            self.evaluations = dict(checkpoint.evaluations)
+            # What was best of other held-out video says nothing of this.
+            held_out = Config.model_validate_json(checkpoint.config).data.held_out
+            self.evaluations = dict(checkpoint.evaluations) if held_out == self.config.data.held_out else {}
         completed = checkpoint.step if checkpoint else 0
         if not self.processes.agree(completed):
             raise CheckpointError(f"{self.folder}: the processes do not read the same checkpoint; they must share it")
         if self.processes.first:
+            for name in (CHECKPOINT_FILE, WEIGHTS_FILE, BEST_FILE):
+                remove_leftovers(self.folder / name)
             write_text(self.folder / CONFIG_FILE, yaml.safe_dump(self.config.model_dump(mode="json"), sort_keys=False))
             self._log = RunLog(self.folder, completed)
         return completed
@@ -316,6 +320,12 @@ def _with_precision(config: Config, processes: Processes) -> Config:
 
 def _check_trainable(config: Config) -> None:
     encoder, division = config.model.encoder, config.model.division
+    if encoder.stem == "efficientnet_lite0" and config.training.pretrained is None:
+        raise ConfigError(
+            "training.pretrained: stem efficientnet_lite0 keeps filters as they are read; null would leave them random"
+        )
+    if config.training.new_division and config.training.pretrained in (None, "efficientnet_lite0"):
+        raise ConfigError("training.new_division: expected the weights of a tracker in training.pretrained")
     learnt = set(config.model.division_layers) - set(division.fixed)
     if learnt and division.variant == "ranked" and not config.training.loss.division:
         raise ConfigError("training.loss.division: variant ranked learns by supervision only, got weight 0")

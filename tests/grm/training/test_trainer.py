@@ -159,12 +159,15 @@ def test_resumed_log_forgets_what_will_be_written_again(tmp_path):
     # Killed after step 4 was logged, when the last checkpoint was of step 3: as if the log ran ahead.
     make_trainer(tmp_path, dataset=StopAt((0, 11))).run()
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == 3
+    left = tmp_path / ".checkpoint.pt.0123456789abcdef.tmp"  # of a process that was killed while it wrote
+    left.write_bytes(b"half")
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 4, "epoch": 0, "total": 123}\n{"step": 5, "epo')
     make_trainer(tmp_path).run(resume=True)
     lines = read_log(tmp_path)
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10]
     assert all(line["total"] != 123 for line in lines)
+    assert not left.exists()
 
 
 def test_a_kill_during_an_evaluation_repeats_the_evaluation_only(tmp_path):
@@ -177,6 +180,16 @@ def test_a_kill_during_an_evaluation_repeats_the_evaluation_only(tmp_path):
     assert load_checkpoint(tmp_path / "checkpoint.pt").step == 5
     result = make_trainer(tmp_path, overrides, evaluate=lambda model, processes: {"ao": 0.1}).run(resume=True)
     assert result.evaluations == {5: {"ao": 0.1}, 10: {"ao": 0.1}}
+
+
+def test_what_was_best_of_other_held_out_video_is_forgotten(tmp_path):
+    """Harder video, of which the best is worse than the best of what was held out before."""
+    every, other = "training.evaluate_every=1", "data.held_out={it: {kind: synthetic, limit: 3}}"
+    make_trainer(tmp_path, every, evaluate=lambda model, processes: {"ao": 0.9}, dataset=StopAt((1, 6))).run()
+    best = (tmp_path / "best.safetensors").read_bytes()
+    worse = make_trainer(tmp_path, every, other, evaluate=lambda model, processes: {"ao": 0.1})
+    assert worse.run(resume=True).evaluations == {10: {"ao": 0.1}}
+    assert (tmp_path / "best.safetensors").read_bytes() != best
 
 
 def test_a_log_that_cannot_be_written_is_named(tmp_path, monkeypatch):
@@ -310,6 +323,8 @@ def test_seed_decides_the_weights(tmp_path):
     [
         (("model.encoder.attention=separate",), "separate attention gives the division no gradient"),
         (("model.division.variant=ranked", "model.division.ratio=0.5"), "learns by supervision only"),
+        (("model.encoder.stem=efficientnet_lite0",), "training.pretrained: .* null would leave them random"),
+        (("training.new_division=true",), "training.new_division: expected the weights of a tracker"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path, overrides, message):
