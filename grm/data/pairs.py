@@ -206,14 +206,18 @@ class PairDataset(Dataset[Sample]):
         region = crop_region(around, crop.factor)
         pixels = crop_image(image, region, crop.size)
         label = region.to_crop(box, crop.size)
+        shown = region.shown(image.shape[1], image.shape[0], crop.size)
         if others and rng.random() < self.data.paste:
-            shown = region.shown(image.shape[1], image.shape[0], crop.size)
             pixels = with_others(pixels, label, shown, others, rng)
         brightness = rng.uniform(1 - self.data.brightness, 1 + self.data.brightness)
+        plain = pixels.copy()
         if self.data.color:
             pixels = recolored(pixels, self.data.color, rng)
         if self.data.degrade and rng.random() < self.data.degrade:
             pixels = degraded(pixels, rng)
+        # What is outside of the frame stays black, as in tracking.
+        plain[shown] = pixels[shown]
+        pixels = plain
         flips = bool(rng.random() < self.data.crop_flip)
         if not region.grid_holds_pixels(image.shape[1], image.shape[0], crop.size, mirrored=flips):
             return None

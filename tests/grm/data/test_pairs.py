@@ -345,3 +345,16 @@ def test_nothing_to_train_on():
 def test_index_outside_the_epoch(index):
     with pytest.raises(IndexError, match=f"sample {index}: expected 0 ... 99"):
         pairs_of([Drawn("it")])[index]
+
+
+@pytest.mark.parametrize("change", [{"color": 0.3}, {"degrade": 1}], ids=str)
+def test_what_is_outside_of_the_frame_stays_black(change):
+    """As in tracking, whatever becomes of the colours."""
+    boxes = np.array([[0.0, 0.0, 16.0, 16.0]] * 30)
+    plain = pairs_of([Drawn("it", 30, boxes=boxes)], **PLAIN)
+    changed = pairs_of([Drawn("it", 30, boxes=boxes)], **{**PLAIN, **change})
+    for i in range(10):
+        before, after = plain[i].search, changed[i].search
+        assert not torch.equal(before, after)
+        outside = (before == 0).all(0)
+        assert outside.float().mean() > 0.5 and not after[:, outside].any()
