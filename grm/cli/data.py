@@ -41,8 +41,8 @@ def check(
     from rich.progress import Progress
 
     from ..config import load_config
-    from ..data import check_paths, open_datasets
-    from ..data.check import check_dataset
+    from ..data import check_paths, open_datasets, rendering
+    from ..data.check import check_dataset, check_folder
     from ..files import write_text
 
     config = load_config(preset, settings or [])
@@ -60,8 +60,16 @@ def check(
         for name, sequences in opened.items():
             task = progress.add_task(name, total=len(sequences))
             found[name] = check_dataset(
-                sequences, config, every=every, advance=lambda task=task: progress.advance(task)
+                sequences,
+                config,
+                held_out=name.startswith("held_out."),
+                every=every,
+                advance=lambda task=task: progress.advance(task),
             )
+    rendered = rendering(config)
+    for name, folder in (("photographs", rendered.photographs), ("cutouts", rendered.cutouts)):
+        if folder is not None:
+            found[f"synthetic.{name}"] = check_folder(folder, opacity=name == "cutouts")
     _print(found)
     if report is not None:
         write_text(report, json.dumps({name: asdict(findings) for name, findings in found.items()}, indent=1))

@@ -157,7 +157,7 @@ class DataConfig(Section):
     root: Path = Path("data")
     #: Data sets to train on, by a name of your choice.
     train: dict[str, DatasetConfig] = Field(default_factory=dict)
-    #: Data sets whose sequences are tracked now and then during training, and never trained on.
+    #: Data sets whose sequences are tracked now and then during training, and never trained on; without weights.
     held_out: dict[str, DatasetConfig] = Field(default_factory=dict)
     samples_per_epoch: int = Field(60_000, gt=0)
     #: The search frame comes at most so many frames after the template's.
@@ -192,4 +192,8 @@ class DataConfig(Section):
     def _check(self) -> "DataConfig":
         if self.paste and self.synthetic.cutouts is None:
             raise SectionError("paste", message="needs a folder of synthetic.cutouts, got null")
+        for name, dataset in self.held_out.items():
+            if dataset.weight != 1:
+                message = f"is of data sets to train on: expected none, got {dataset.weight:g}"
+                raise SectionError("held_out", name, "weight", message=message)
         return self

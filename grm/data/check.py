@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from ..boxes import can_be_cropped, has_box
 from ..config import Config
 from ..crop import Image
 from ..errors import DataError
-from ..media.images import read_image_warned
+from ..media.images import list_frames, read_image, read_image_warned, read_with_opacity
 from .readers.regions import Region
 from .sequence import ImageSequence, Sequences, VideoSequence
 
@@ -38,14 +39,20 @@ class Findings:
 
 
 def check_dataset(
-    sequences: Sequences[Any], config: Config, *, every: int = 100, advance: Callable[[], object] = lambda: None
+    sequences: Sequences[Any],
+    config: Config,
+    *,
+    held_out: bool = False,
+    every: int = 100,
+    advance: Callable[[], object] = lambda: None,
 ) -> Findings:
     """Walks one data set. Every image must be there; some are opened.
 
     Args:
         sequences: of the data set. Of more than 100 synthetic ones the first 100 are walked, of the regions of pictures
             one of each picture.
-        config: how long sequences have to be.
+        config: how long sequences to train on have to be.
+        held_out: they are to be tracked, not trained on.
         every: one image of so many is opened, and the first of each video.
         advance: called after each sequence.
 
@@ -63,12 +70,38 @@ def check_dataset(
             break
         found.walked += 1
         try:
-            _check_annotation(sequence, sequences.still, config, found)
+            _check_annotation(sequence, sequences.still, config, found, held_out=held_out)
         except DataError as error:
             found.faults.append(str(error))
         else:
             _check_frames(sequence, sequences.still, every, found)
         advance()
+    if found.walked and found.too_short == found.walked:
+        data = config.data
+        found.faults.append(f"no sequence has {data.min_frames} frames with {data.min_visible} of them visible")
+    return found
+
+
+def check_folder(folder: Path, *, opacity: bool = False) -> Findings:
+    """Opens the pictures of a folder for rendered video.
+
+    Args:
+        folder: of photographs, or of cut-outs.
+        opacity: these are cut-outs.
+
+    Raises:
+        DataError: there are none.
+
+    """
+    names = list_frames(folder)
+    found = Findings(listed=len(names))
+    for name in names:
+        try:
+            (read_with_opacity if opacity else read_image)(folder / name)
+        except DataError as error:
+            found.faults.append(str(error))
+        else:
+            found.opened += 1
     return found
 
 
@@ -78,9 +111,12 @@ def _told_enough(sequence: VideoSequence, index: int) -> bool:
     return not isinstance(sequence, ImageSequence) and index == _MAX_SYNTHETIC
 
 
-def _check_annotation(sequence: VideoSequence, still: bool, config: Config, found: Findings) -> None:
-    visible, boxes = int(sequence.visible.sum()), int(has_box(sequence.boxes).sum())
-    usable = still or (len(sequence) >= config.data.min_frames and visible >= config.data.min_visible)
+def _check_annotation(sequence: VideoSequence, still: bool, config: Config, found: Findings, *, held_out: bool) -> None:
+    known = has_box(sequence.boxes)
+    visible, boxes = int(sequence.visible.sum()), int(known.sum())
+    if held_out and not (known[0] and known[1:].any()):
+        found.faults.append(f"{sequence.name}: expected a box in the first frame and in another")
+    usable = still or held_out or (len(sequence) >= config.data.min_frames and visible >= config.data.min_visible)
     found.visible, found.boxes = found.visible + visible, found.boxes + boxes
     found.too_short += not usable
 

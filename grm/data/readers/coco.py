@@ -13,6 +13,7 @@ import numpy as np
 from ...boxes import FARTHEST, Boxes
 from ...errors import DataError, shown
 from ..sequence import Annotation, ImageSequence, Sequences
+from .annotations import check_named
 
 
 class CocoObject(ImageSequence):
@@ -47,12 +48,13 @@ def coco(root: Path, split: str, names: list[str] | None) -> Sequences[int]:
         names: take the objects of these images only: their file names.
 
     Raises:
-        DataError: the annotation file cannot be read, or no object is left of it.
+        DataError: the annotation file cannot be read or lacks an image that is named, or no object is left of it.
 
     """
     path = _annotation_path(root, split)
     images, annotations, faults = _read(path)
     chosen = None if names is None else set(names)
+    check_named(path, names or [], sorted((chosen or set()) - set(images.values())))
     objects = []
     for place, annotation in enumerate(annotations):
         if fault := _fault(annotation, images):

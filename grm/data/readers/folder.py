@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ...media.images import image_folder
 from ..sequence import Sequences
+from .annotations import check_named
 from .frame_folder import FrameFolder
 from .lasot import FLAGS
 
@@ -34,8 +35,12 @@ def folder(root: Path, split: str, names: list[str] | None) -> Sequences[Path]:
         split: not used: there is one.
         names: take these folders only.
 
+    Raises:
+        DataError: one of them is not there.
+
     """
     if names is not None:
+        check_named(root, names, [name for name in names if not (root / name / BOXES).exists()])
         keys = [root / name for name in names]
     elif (root / BOXES).exists():
         keys = [root]

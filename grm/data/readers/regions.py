@@ -13,6 +13,7 @@ import numpy as np
 from ...crop import Image
 from ...media.images import list_frames
 from ..sequence import Annotation, ImageSequence, Sequences
+from .annotations import check_named
 
 #: So many regions of each picture are told apart.
 REGIONS = 1000
@@ -71,8 +72,13 @@ def regions(root: Path, split: str, names: list[str] | None) -> Sequences[int]:
         split: not used: there is one.
         names: take these pictures only.
 
+    Raises:
+        DataError: one of them is not there.
+
     """
-    files = list_frames(root) if names is None else names
+    known = list_frames(root)
+    files = known if names is None else names
+    check_named(root, files, sorted({*files} - {*known}))
     return Sequences(range(REGIONS * len(files)), partial(_open, root, files), still=True)
 
 

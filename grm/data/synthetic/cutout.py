@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...crop import Image
-from ...errors import DataError
-from ...media.images import list_frames
+from ...errors import DataError, MediaError
+from ...media.images import list_frames, read_with_opacity
 from .shapes import REACH, Array, Shape
 
 # Side of a cut-out's texture in pixels.
@@ -96,14 +96,10 @@ def cutouts(folder: Path) -> tuple[Cutout, ...]:
     """
     found = []
     for name in list_frames(folder):
-        try:
-            image = cv2.imread(str(folder / name), cv2.IMREAD_UNCHANGED)
-        except cv2.error:  # its header states more pixels than OpenCV reads
-            continue
-        if image is None or image.ndim != 3 or image.shape[2] != 4 or image.dtype != np.uint8:
-            continue
-        with suppress(DataError):
-            found.append(Cutout(cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA)))
+        # What cannot be read is named by `grm data check`.
+        with suppress(DataError, MediaError):
+            if (image := read_with_opacity(folder / name)) is not None:
+                found.append(Cutout(image))
     if not found:
         raise DataError(f"{folder}: holds no cut-outs: images with an opacity, {_SMALLEST} pixels or more each way")
     return tuple(found)

@@ -5,6 +5,8 @@ They stand in a bank of numbered textures, each a pure function of its number, k
 
 import colorsys
 import gzip
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...crop import Image
-from ...errors import DataError
+from ...errors import DataError, MediaError
 from ...media.images import list_frames, read_image
 
 #: Side of a texture in pixels, and number of textures in a bank.
@@ -23,6 +25,8 @@ BANK = 256
 _PHOTOGRAPH = 0.3
 # More photographs than this are not read, and they are made no larger.
 _MAX_PHOTOGRAPHS, _LARGEST = 1000, 512
+# One smaller in either direction shows nothing.
+_SMALLEST = 16
 _LETTERS = "ABCDEFGHKLMNPRSTUVXYZ0123456789abdefghknrstz+*#&?"
 
 
@@ -67,9 +71,20 @@ def photographs(folder: Path | None = None) -> tuple[Image, ...]:
     for values, name in ((brain, "bone"), (elevation, "gist_earth"), (ocean, "terrain")):
         low, high = np.percentile(values, (1, 99))
         pictures.append((colormaps[name](np.clip((values - low) / (high - low), 0, 1))[..., :3] * 255).astype(np.uint8))
-    if folder is not None:
-        pictures += [read_image(folder / name) for name in list_frames(folder)[:_MAX_PHOTOGRAPHS]]
-    return tuple(_limited(picture) for picture in pictures)
+    return tuple(_limited(picture) for picture in (*pictures, *([] if folder is None else _read_folder(folder))))
+
+
+def _read_folder(folder: Path) -> Iterator[Image]:
+    """The photographs of a folder; what cannot be read is left out, and named by `grm data check`."""
+    count = 0
+    for name in list_frames(folder)[:_MAX_PHOTOGRAPHS]:
+        with suppress(MediaError):
+            picture = read_image(folder / name)
+            if min(picture.shape[:2]) >= _SMALLEST:
+                count += 1
+                yield picture
+    if not count:
+        raise DataError(f"{folder}: holds no photographs that can be read, of {_SMALLEST} pixels or more each way")
 
 
 def palette(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
@@ -93,8 +108,10 @@ def smooth_noise(rng: np.random.Generator, cells: float, octaves: int) -> NDArra
 
 
 def _limited(picture: Image) -> Image:
-    scale = min(1.0, _LARGEST / max(picture.shape[:2]))
-    return cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    height, width = picture.shape[:2]
+    scale = min(1.0, _LARGEST / max(height, width))
+    size = [max(_SMALLEST, round(scale * side)) for side in (width, height)]
+    return cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
 
 
 def _of_photograph(rng: np.random.Generator, pictures: tuple[Image, ...]) -> Image:

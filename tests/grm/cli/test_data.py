@@ -1,6 +1,7 @@
 """`grm data check` on whole and broken trees, and `grm data render` against what is read back."""
 
 import json
+import shutil
 
 import av
 import numpy as np
@@ -44,7 +45,7 @@ def checked(tmp_path, *arguments):
 @pytest.fixture
 def whole(tmp_path):
     trees.write_lasot(tmp_path / "lasot", ["cat-1", "cat-2"], count=25, occluded=(3, 4))
-    trees.write_got10k(tmp_path / "got", "train", count=10, sequences=3)
+    trees.write_got10k(tmp_path / "got", "train", count=20, sequences=3, covered=())
     trees.write_folder(tmp_path / "own", 30)
     return tmp_path
 
@@ -54,7 +55,7 @@ def test_whole_data(whole):
     assert status == 0 and len(lines) == 4
     cats = {"listed": 2, "walked": 2, "too_short": 0, "frames": 50, "boxes": 50, "visible": 46, "opened": 2}
     assert found["train.cats"] == {**cats, "over_edge": 0, "faults": []}
-    assert found["train.got"]["too_short"] == 3 and found["train.got"]["frames"] == 30
+    assert found["train.got"]["too_short"] == 0 and found["train.got"]["frames"] == 60
     assert found["held_out.own"]["visible"] == 30
     assert lines[1].split() == ["train.cats", "2", "2", "0", "50", "100.0%", "92.0%", "2", "0", "0"]
 
@@ -72,7 +73,7 @@ def test_broken_data(whole):
     faults = [
         f"train.cats: {whole}/lasot/cat/cat-1/img/00000007.jpg: cannot be read: No such file or directory",
         f"train.cats: {image}: the JPEG is cut off after 300 bytes",
-        f"train.got: {got}/cover.label: expected a number for each of 10 frames, got 1",
+        f"train.got: {got}/cover.label: expected a number for each of 20 frames, got 1",
         "held_out.own: own frame 0: the box 500, 6, 10, 12 is outside of 48 x 40 pixels",
     ]
     assert lines[4:] == faults
@@ -86,7 +87,7 @@ def test_broken_data(whole):
 def test_numbers_that_are_too_large_are_faults(whole):
     """And the rest is walked."""
     label = whole / "got" / "train" / "GOT-10k_Train_000002" / "cover.label"
-    label.write_text("99999999999999999999\n" * 10)
+    label.write_text("99999999999999999999\n" * 20)
     status, lines, found = checked(whole)
     assert status == 1 and len(lines) == 5 and lines[4].startswith(f"train.got: {label}: ")
     assert found["held_out.own"]["frames"] == 30
@@ -260,3 +261,41 @@ def test_export_as_a_video(tmp_path):
     assert frames.shape == (20, 240, 322, 3)
     for i in (0, 9, 19):
         assert np.abs(frames[:, :, :321] - sequence.frame(i)).mean(axis=(1, 2, 3)).argmin() == i
+
+
+def test_what_cannot_be_trained_on_or_tracked_is_a_fault(whole):
+    """Sequences that are all too short; held-out ones that no tracker can be told the target of."""
+    trees.write_got10k(whole / "got", "train", count=10, sequences=3)
+    trees.write_boxes(whole / "own" / "groundtruth.txt", [[np.nan] * 4, *trees.boxes_of(29)])
+    status, lines, found = checked(whole)
+    assert status == 1 and found["train.got"]["too_short"] == 3 and found["held_out.own"]["too_short"] == 0
+    assert lines[4:] == [
+        "train.got: no sequence has 20 frames with 5 of them visible",
+        "held_out.own: own: expected a box in the first frame and in another",
+    ]
+    shutil.rmtree(whole / "own")
+    trees.write_folder(whole / "own", 6)  # short, and held out
+    assert checked(whole)[2]["held_out.own"]["faults"] == []
+
+
+def test_pictures_for_rendered_video(tmp_path):
+    """Every one is opened; what cannot be read is named, and rendering leaves it out."""
+    folder = trees.write_cutouts(tmp_path / "cutouts")
+    data = (folder / "ellipse.png").read_bytes()
+    (folder / "half.png").write_bytes(data[: len(data) // 2])
+    (tmp_path / "photos").mkdir()
+    trees.write_frame(tmp_path / "photos" / "0.jpg", 7)
+    (tmp_path / "photos" / "1.jpg").write_bytes(b"none")
+    values = {
+        "root": str(tmp_path),
+        "train": {"it": {"kind": "synthetic", "limit": 2}},
+        "synthetic": {"cutouts": "cutouts", "cutout": 1.0, "photographs": "photos", "photographic": 1.0},
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump({"data": values}))
+    status, output = run("check", tmp_path / "config.yaml")
+    assert status == 1
+    assert output.splitlines()[4:] == [
+        f"synthetic.photographs: {tmp_path}/photos/1.jpg: not an image that OpenCV reads (4 bytes)",
+        f"synthetic.cutouts: {folder}/half.png: the PNG is cut off, or a length in it is damaged "
+        f"({len(data) // 2} bytes)",
+    ]

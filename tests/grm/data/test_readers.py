@@ -350,3 +350,17 @@ def test_a_region_is_where_there_is_most_to_see(tmp_path):
     assert cv2.imwrite(str(tmp_path / "half.png"), image)
     boxes = np.concatenate([sequence.boxes for sequence in opened(tmp_path, "regions")[:50]])
     assert (boxes[:, 0] + boxes[:, 2] > 100).mean() > 0.95
+
+
+@pytest.mark.parametrize("kind", ["folder", "regions", "coco"])
+def test_names_that_are_not_there(tmp_path, kind):
+    """All of them are known before anything is drawn."""
+    trees.write_folder(tmp_path / "folder" / "a", 3)
+    trees.write_frame(tmp_path / "regions" / "a.jpg", 7)
+    trees.write_coco(tmp_path / "coco", [(1, [1, 2, 10, 12], False)])
+    known = {"folder": "a", "regions": "a.jpg", "coco": "000000000001.jpg"}[kind]
+    (tmp_path / "list.txt").write_text(f"{known}\nb\nc\n")
+    with pytest.raises(DataError, match=r"no sequence 'b' \(2 of 3 named\)"):
+        opened(tmp_path / kind, kind, names=str(tmp_path / "list.txt"))
+    (tmp_path / "list.txt").write_text(f"{known}\n")
+    assert opened(tmp_path / kind, kind, names=str(tmp_path / "list.txt"))

@@ -16,7 +16,7 @@ from grm.data.synthetic.effects import Effects
 from grm.data.synthetic.looks import scene
 from grm.data.synthetic.motion import spline_matrix, wander
 from grm.data.synthetic.shapes import random_outline
-from grm.data.synthetic.textures import _PATTERNS, photographs, texture
+from grm.data.synthetic.textures import _PATTERNS, SIDE, _of_photograph, photographs, texture
 from grm.errors import DataError
 
 from .drawn import opacity
@@ -359,3 +359,19 @@ def test_compression():
 
     errors = [error(quality) for quality in (100, 50, 10, 2)]
     assert errors == sorted(errors) and errors[0] < 4 and errors[3] > 2 * errors[1]
+
+
+def test_photographs_that_cannot_be_used_are_left_out(tmp_path):
+    """Broken ones, and those too small to show anything; one that is long and thin is made no thinner."""
+    (tmp_path / "broken.jpg").write_bytes(b"none")
+    for name, shape in (("small", (3, 3)), ("thin", (16, 4000)), ("whole", (60, 80))):
+        assert cv2.imwrite(str(tmp_path / f"{name}.png"), np.full((*shape, 3), 9, np.uint8))
+    shapes = [picture.shape for picture in photographs(tmp_path)]
+    assert shapes[-2:] == [(16, 512, 3), (60, 80, 3)] and shapes[:-2] == [one.shape for one in photographs()]
+    for seed in range(20):
+        assert _of_photograph(np.random.default_rng(seed), photographs(tmp_path)[-2:]).shape == (SIDE, SIDE, 3)
+    for name in ("thin", "whole"):
+        (tmp_path / f"{name}.png").unlink()
+    photographs.cache_clear()
+    with pytest.raises(DataError, match="holds no photographs that can be read, of 16 pixels or more each way"):
+        photographs(tmp_path)
