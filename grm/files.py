@@ -41,7 +41,7 @@ def replacing(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def remove_leftovers(path: str | Path) -> None:
-    """Takes away what processes that were killed while they wrote `path` left beside it. Nobody may be writing it now."""
+    """Takes away what killed processes left beside `path` while they wrote it. Nobody may be writing it now."""
     path = Path(path)
     for left in path.parent.glob(f".{escape(path.name)}.*.tmp"):
         left.unlink(missing_ok=True)
