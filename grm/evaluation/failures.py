@@ -103,12 +103,13 @@ def find_failures(
         lost = lows[row]
         at, after = int(lost[0]), int(lost[-1])
         earlier, later = held[: np.searchsorted(held, at)], held[np.searchsorted(held, after) :]
+        before = int(earlier[-1]) if len(earlier) else 0
         score = float("nan") if scores is None else float(np.median(scores[lost]))
         found.append(
             Failure(
                 number,
                 truth.name,
-                before := int(earlier[-1]) if len(earlier) else 0,
+                before,
                 at,
                 after,
                 _kind(errors.valid[before : at + 1], boxes, truth.boxes, lost, score, sure, others),
