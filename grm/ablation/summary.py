@@ -177,11 +177,14 @@ def notes(summary: Summary) -> list[str]:
         for result in summary.orders
     ]
     spread = "± of a figure: standard deviation over seeds" if seeds > 1 else "one seed: no spread"
+    over_seeds = f" and {student(seeds - 1):.1f} over the {seeds} seeds" if seeds > 1 else ""
     return [
         *(found or ["no order of these rows is known here; --figures gives the paper's"]),
         f"{comparison.title}, {comparison.rule}, {len(comparison.names)} sequences; {seeds} seed(s), {pairs} pairs "
         f"each{begins}",
         f"{spread}; ± of a difference: its standard error, paired over sequences{' and seeds' if seeds > 1 else ''}",
+        f"(noise), not told apart: not above {student(max(1, len(comparison.names) - 1)):.1f} standard errors over the "
+        f"sequences{over_seeds}, what Student's t has for 95%",
         f"S: share of the search tokens of all layers that are kept away from the template. Speeds: {summary.where}",
         "paper: AO on GOT-10k's test split, one-shot, and an RTX 3090; - where it is not known here (--figures)",
     ]
