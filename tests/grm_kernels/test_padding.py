@@ -178,7 +178,7 @@ def test_a_policy_of_padding_may_be_anything():
     [
         ([True], TypeError, "valid: expected a tensor, got list"),
         (torch.ones(3, 70), TypeError, "valid: expected dtype torch.bool, got torch.float32"),
-        (torch.ones(3, 69, dtype=torch.bool), ValueError, r"valid: expected shape \(3, 70\), \(1, 70\), \(70,\).* got"),
+        (torch.ones(3, 69, dtype=torch.bool), ValueError, r"valid: expected shape .* or \(70,\).* got"),
         (
             torch.ones(3, 70, dtype=torch.bool, device="meta"),
             ValueError,
