@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ..config import Config, load_config
+from ..config import Config, SyntheticConfig, load_config
 from ..data import rendering
 from ..data.sequence import Sequences
 from ..errors import ConfigError, DataError
@@ -79,10 +79,14 @@ class Plan(NamedTuple):
         """The runs of a row, one for each seed."""
         return [run for run in self.runs if run.row.name == row.name]
 
+    @property
+    def rendered(self) -> SyntheticConfig | None:
+        """How the sequences of the benchmark are rendered; None of others."""
+        return rendering(self.runs[0].config) if self.benchmark == SYNTHETIC else None
+
     def sequences(self) -> Sequences[Any]:
         """Those of the benchmark; errors as of `open_benchmark`."""
-        rendered = rendering(self.runs[0].config) if self.benchmark == SYNTHETIC else None
-        return open_benchmark(self.benchmark, self.root, limit=self.limit, synthetic=rendered)
+        return open_benchmark(self.benchmark, self.root, limit=self.limit, synthetic=self.rendered)
 
 
 def make_plan(

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..data import check_paths, rendering, training_pairs
+from ..data import check_paths, training_pairs
 from ..data.sequence import Sequences
 from ..errors import DataError
 from ..evaluation.identity import data_settings, run_identity
@@ -123,7 +123,7 @@ def _read_speed(path: Path, plan: Plan) -> dict[str, Any]:
 
 
 def _results_of(plan: Plan, run: Run, model: GRM, device: torch.device) -> RunFolder:
-    more = data_settings(plan.benchmark, plan.root, None if plan.root is not None else rendering(run.config))
+    more = data_settings(plan.benchmark, plan.root, plan.rendered)
     identity = run_identity(model, plan.benchmark, device=device.type, dtype=torch.float32, settings=more)
     about = {
         "tracker": run.name,

@@ -113,8 +113,7 @@ def _tracker_of(results: "Results", weights: str | None) -> "Tracker | None":
     from ..tracking import Tracker
 
     model = load_of_run(weights, results.run)
-    identity = {} if results.run is None else results.run["identity"]
-    if results.run is None or identity.get("weights") != weights_hash(model):
+    if results.run is None or results.run["identity"].get("weights") != weights_hash(model):
         tell(f"no division is shown: the results in {results.folder} are not of these weights (--weights)")
         return None
     configured = GRM(model_config_of(results.run)).eval()

@@ -138,6 +138,7 @@ def load_of_run(weights: str | None, run: Mapping[str, Any] | None) -> "GRM":
     """The model of --weights; a published checkpoint in the configuration that a run of grm evaluate was made with.
 
     Raises:
+        ConfigError: this version does not know the run's configuration.
         WeightsError: no such weights, or the run is of a model that they do not fit.
 
     """

@@ -13,7 +13,7 @@ from ..crop import Image
 from ..errors import DataError
 from ..media.images import list_frames, read_image, read_image_warned, read_with_opacity
 from .readers.regions import Region
-from .sequence import ImageSequence, Sequences, VideoSequence
+from .sequence import ImageSequence, Sequences, VideoSequence, check_trackable
 
 # Rendered sequences have no files to break: so many tell enough.
 _MAX_SYNTHETIC = 100
@@ -112,13 +112,15 @@ def _told_enough(sequence: VideoSequence, index: int) -> bool:
 
 
 def _check_annotation(sequence: VideoSequence, still: bool, config: Config, found: Findings, *, held_out: bool) -> None:
-    known = has_box(sequence.boxes)
-    visible, boxes = int(sequence.visible.sum()), int(known.sum())
-    if held_out and not (known[0] and known[1:].any()):
-        found.faults.append(f"{sequence.name}: expected a box in the first frame and in another")
+    visible, boxes = int(sequence.visible.sum()), int(has_box(sequence.boxes).sum())
     usable = still or held_out or (len(sequence) >= config.data.min_frames and visible >= config.data.min_visible)
     found.visible, found.boxes = found.visible + visible, found.boxes + boxes
     found.too_short += not usable
+    if held_out:
+        try:
+            check_trackable(sequence)
+        except DataError as error:  # its frames are looked at all the same
+            found.faults.append(str(error))
 
 
 def _check_frames(sequence: VideoSequence, still: bool, every: int, found: Findings) -> None:

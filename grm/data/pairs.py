@@ -210,14 +210,15 @@ class PairDataset(Dataset[Sample]):
         if others and rng.random() < self.data.paste:
             pixels = with_others(pixels, label, shown, others, rng)
         brightness = rng.uniform(1 - self.data.brightness, 1 + self.data.brightness)
-        plain = pixels.copy()
+        changed = pixels
         if self.data.color:
-            pixels = recolored(pixels, self.data.color, rng)
+            changed = recolored(changed, self.data.color, rng)
         if self.data.degrade and rng.random() < self.data.degrade:
-            pixels = degraded(pixels, rng)
-        # What is outside of the frame stays black, as in tracking.
-        plain[shown] = pixels[shown]
-        pixels = plain
+            changed = degraded(changed, rng)
+        if changed is not pixels:
+            # What is outside of the frame stays black, as in tracking. The crop may be a view of the frame.
+            pixels = pixels.copy()
+            pixels[shown] = changed[shown]
         flips = bool(rng.random() < self.data.crop_flip)
         if not region.grid_holds_pixels(image.shape[1], image.shape[0], crop.size, mirrored=flips):
             return None

@@ -9,8 +9,9 @@ from typing import Generic, NamedTuple, Protocol, TypeVar, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from ..boxes import Boxes
+from ..boxes import Boxes, has_box
 from ..crop import Image
+from ..errors import DataError
 from ..media.images import read_image
 
 Key = TypeVar("Key")
@@ -35,6 +36,13 @@ class VideoSequence(Protocol):
 
     def frame(self, index: int) -> Image:
         """Frame `index`: (height, width, 3) uint8, RGB."""
+
+
+def check_trackable(sequence: VideoSequence) -> None:
+    """Raises a DataError unless there is a box to show a tracker and another to compare with."""
+    known = has_box(sequence.boxes)
+    if not known[0] or not known[1:].any():
+        raise DataError(f"{sequence.name}: expected a box in the first frame and in another")
 
 
 class Annotation(NamedTuple):

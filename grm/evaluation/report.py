@@ -173,19 +173,17 @@ def compare(
         try:
             sequence = sequences[number]
             known = [results.find(sequence.name, benchmark.prefix) for results in entries]
-            truth = None if None in known else read_truth(benchmark, sequence)
+            read = []
+            if None not in known:
+                truth = read_truth(benchmark, sequence)
+                read = [_read(of, str(found), truth, protocol) for of, found in zip(entries, known, strict=True)]
         except DataError as error:
             notes.append(f"left out: {error}")
             continue
         for results, found in zip(entries, known, strict=True):
             if found is None:
                 lacking[results.label].append(sequence.name)
-        if truth is None:
-            continue
-        try:
-            read = [_read(results, str(found), truth, protocol) for results, found in zip(entries, known, strict=True)]
-        except DataError as error:
-            notes.append(f"left out: {error}")
+        if not read:
             continue
         numbers.append(number)
         for i, one in enumerate(read):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ..boxes import Boxes, has_box, iou
 from ..crop import Image
 from ..data import VideoSequence
+from ..data.sequence import check_trackable
 from ..errors import DataError
 
 
@@ -149,17 +150,11 @@ def mean_overlap(tracker: FrameTracker, sequence: VideoSequence) -> float:
         DataError: there is no box in the first frame, or in no other; or a frame cannot be read.
 
     """
-    _check_boxes(sequence)
+    check_trackable(sequence)
     return float(np.nanmean(overlaps(track_sequence(tracker, sequence).boxes, sequence)[1:]))
 
 
 def unmoved_overlap(sequence: VideoSequence) -> float:
     """`mean_overlap` of a tracker that leaves the first box where it is: how hard the sequence is."""
-    _check_boxes(sequence)
+    check_trackable(sequence)
     return float(np.nanmean(overlaps(np.broadcast_to(sequence.boxes[0], sequence.boxes.shape), sequence)[1:]))
-
-
-def _check_boxes(sequence: VideoSequence) -> None:
-    known = has_box(sequence.boxes)
-    if not known[0] or not known[1:].any():
-        raise DataError(f"{sequence.name}: expected a box in the first frame and in another")

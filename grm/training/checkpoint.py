@@ -96,8 +96,11 @@ def _is_plausible(checkpoint: Checkpoint) -> bool:
     return numbers and sections and evaluations and isinstance(checkpoint.config, str)
 
 
-def check_resumable(checkpoint: Checkpoint, config: Config, step_samples: int) -> None:
+def check_resumable(checkpoint: Checkpoint, config: Config, step_samples: int) -> Config:
     """Checks that a run of this configuration can go on from a checkpoint.
+
+    Returns:
+        the configuration that the run had when it was saved.
 
     Raises:
         CheckpointError: it would become another run; names the keys and values that differ.
@@ -124,6 +127,7 @@ def check_resumable(checkpoint: Checkpoint, config: Config, step_samples: int) -
         differences.append(f"a step took {checkpoint.step_samples} samples over all processes, now {step_samples}")
     if differences:
         raise CheckpointError("this run cannot be resumed with another configuration: " + "; ".join(differences))
+    return saved
 
 
 def _flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -147,9 +147,7 @@ class Trainer:
             except (KeyError, RuntimeError, TypeError, ValueError) as error:
                 reason = shown(str(error).partition("\n")[0])
                 raise CheckpointError(f"{self.folder / CHECKPOINT_FILE}: does not fit this model: {reason}") from None
-            # What was best of other held-out video says nothing of this.
-            held_out = Config.model_validate_json(checkpoint.config).data.held_out
-            self.evaluations = dict(checkpoint.evaluations) if held_out == self.config.data.held_out else {}
+            self.evaluations = dict(checkpoint.evaluations)
         completed = checkpoint.step if checkpoint else 0
         if not self.processes.agree(completed):
             raise CheckpointError(f"{self.folder}: the processes do not read the same checkpoint; they must share it")
@@ -166,7 +164,10 @@ class Trainer:
             if not resume:
                 raise CheckpointError(f"{self.folder}: holds a run already; resume it, or choose another folder")
             checkpoint = load_checkpoint(path)
-            check_resumable(checkpoint, self.config, self._step_samples)
+            before = check_resumable(checkpoint, self.config, self._step_samples)
+            if before.data.held_out != self.config.data.held_out:
+                # What was best of other held-out video says nothing of this.
+                checkpoint = checkpoint._replace(evaluations={})
             return checkpoint
         for name in (WEIGHTS_FILE, BEST_FILE):
             if (self.folder / name).exists():

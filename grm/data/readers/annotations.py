@@ -1,6 +1,6 @@
 """Annotation files: numbers in text, in the separators that data sets use."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Container
 from pathlib import Path
 
 import numpy as np
@@ -23,10 +23,10 @@ def read_lines(path: Path) -> list[str]:
     return [line for line in map(str.strip, _read_text(path).splitlines()) if line]
 
 
-def check_named(root: Path, names: Sequence[str], missing: Sequence[str]) -> None:
-    """Raises a DataError if some of the sequences that a list names are missing."""
-    if missing:
-        raise DataError(f"{root}: no sequence {missing[0]!r} ({len(missing)} of {len(names)} named)")
+def check_named(root: Path, names: Collection[str], known: Container[str], what: str = "sequence") -> None:
+    """Raises a DataError if some of the sequences that a list names are not among those known."""
+    if unknown := [name for name in names if name not in known]:
+        raise DataError(f"{root}: no {what} {unknown[0]!r} ({len(unknown)} of {len(names)} named)")
 
 
 def list_texts(folder: Path) -> list[str]:

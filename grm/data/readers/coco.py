@@ -54,7 +54,8 @@ def coco(root: Path, split: str, names: list[str] | None) -> Sequences[int]:
     path = _annotation_path(root, split)
     images, annotations, faults = _read(path)
     chosen = None if names is None else set(names)
-    check_named(path, names or [], sorted((chosen or set()) - set(images.values())))
+    if names is not None:
+        check_named(path, names, set(images.values()))
     objects = []
     for place, annotation in enumerate(annotations):
         if fault := _fault(annotation, images):

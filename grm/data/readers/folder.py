@@ -40,7 +40,7 @@ def folder(root: Path, split: str, names: list[str] | None) -> Sequences[Path]:
 
     """
     if names is not None:
-        check_named(root, names, [name for name in names if not (root / name / BOXES).exists()])
+        check_named(root, names, {name for name in names if (root / name / BOXES).exists()})
         keys = [root / name for name in names]
     elif (root / BOXES).exists():
         keys = [root]

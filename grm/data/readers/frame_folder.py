@@ -94,11 +94,12 @@ def named_spans(lines: Iterable[str], *, folders: bool = False) -> dict[str, tup
 
     """
     forms = "NAME, NAME FIRST LAST or NAME FOLDER FIRST LAST" if folders else "NAME or NAME FIRST LAST"
+    lengths = {1, 3, 4} if folders else {1, 3}
     found: dict[str, tuple[str, Span | None]] = {}
     for line in lines:
         words = line.replace(",", " ").split()
         ends = words[1:][-2:]
-        if len(words) not in (1, 3, *([4] if folders else [])) or not all(end.isdecimal() for end in ends):
+        if len(words) not in lengths or not all(end.isdecimal() for end in ends):
             raise DataError(f"expected {forms} in a line, got {line!r}")
         name = words[0]
         if name in found:

@@ -7,10 +7,9 @@ from functools import partial
 from pathlib import Path
 
 from ...boxes import has_box
-from ...errors import DataError
 from ...media.images import list_frames
 from ..sequence import Annotation, ImageSequence, Sequences
-from .annotations import pad_boxes, read_boxes, read_integers, read_lines
+from .annotations import check_named, pad_boxes, read_boxes, read_integers, read_lines
 
 
 class Got10kSequence(ImageSequence):
@@ -56,10 +55,7 @@ def got10k(root: Path, split: str, names: list[str] | None) -> Sequences[str]:
     listed = read_lines(root / split / "list.txt")
     if names is not None:
         known = {name: name for name in listed} | {str(place): name for place, name in enumerate(listed)}
-        if unknown := [name for name in names if name not in known]:
-            raise DataError(
-                f"{root / split / 'list.txt'}: no sequence {unknown[0]!r} ({len(unknown)} of {len(names)} named)"
-            )
+        check_named(root / split / "list.txt", names, known)
         listed = [known[name] for name in names]
     return Sequences(listed, partial(_open, root / split))
 

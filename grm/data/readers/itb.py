@@ -4,8 +4,8 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from ...errors import DataError
 from ..sequence import Sequences
+from .annotations import check_named
 from .frame_folder import FrameFolder
 
 _BOXES = "groundtruth.txt"
@@ -36,8 +36,7 @@ def itb(root: Path, split: str, names: list[str] | None) -> Sequences[tuple[str,
         )
         for folder in folders
     }
-    if unknown := [name for name in names or () if name not in known]:
-        raise DataError(f"{root}: no video {unknown[0]!r} ({len(unknown)} of {len(names or ())} named)")
+    check_named(root, names or (), known, "video")
     return Sequences([(name, known[name]) for name in (known if names is None else names)], partial(_open, root))
 
 

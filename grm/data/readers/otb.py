@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from ...errors import DataError
 from ..sequence import Sequences
+from .annotations import check_named
 from .frame_folder import FrameFolder, Span, named_spans
 
 _BOXES = "groundtruth_rect"
@@ -40,9 +40,8 @@ def otb(root: Path, split: str, names: list[str] | None) -> Sequences[tuple[str,
         # Human4 has a second target alone: the file of its first is empty.
         if path.stat().st_size:
             known[f"{path.parent.name}_{target}" if target else path.parent.name] = path
-    spans = dict.fromkeys(known, (None, None)) if names is None else named_spans(names)
-    if unknown := [name for name in spans if name not in known]:
-        raise DataError(f"{root}: no sequence {unknown[0]!r} ({len(unknown)} of {len(spans)} named)")
+    spans = {name: (name, None) for name in known} if names is None else named_spans(names)
+    check_named(root, spans, known)
     keys = [(name, known[name], span or _SPANS.get(name)) for name, (_, span) in spans.items()]
     return Sequences(keys, _open)
 

@@ -78,7 +78,7 @@ def regions(root: Path, split: str, names: list[str] | None) -> Sequences[int]:
     """
     known = list_frames(root)
     files = known if names is None else names
-    check_named(root, files, sorted({*files} - {*known}))
+    check_named(root, files, {*known})
     return Sequences(range(REGIONS * len(files)), partial(_open, root, files), still=True)
 
 

@@ -41,10 +41,9 @@ def uav123(root: Path, split: str, names: list[str] | None) -> Sequences[tuple[s
     """
     listed = _listed(root / _LIST) if (root / _LIST).exists() else {}
     annotated = list_texts(_folders(root)[1])
-    chosen = dict.fromkeys(annotated) if names is None else named_spans(names, folders=True)
+    chosen = {name: (name, None) for name in annotated} if names is None else named_spans(names, folders=True)
     keys = []
-    for name, known in chosen.items():
-        video, span = known or (name, None)
+    for name, (video, span) in chosen.items():
         if span is None:
             video, span = listed.get(name, (video, None))
         keys.append((name, video, span))

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...crop import Image
-from ...errors import DataError, MediaError
+from ...errors import DataError
 from ...media.images import list_frames, read_with_opacity
 from .shapes import REACH, Array, Shape
 
@@ -97,7 +97,7 @@ def cutouts(folder: Path) -> tuple[Cutout, ...]:
     found = []
     for name in list_frames(folder):
         # What cannot be read is named by `grm data check`.
-        with suppress(DataError, MediaError):
+        with suppress(DataError):
             if (image := read_with_opacity(folder / name)) is not None:
                 found.append(Cutout(image))
     if not found:

@@ -5,7 +5,6 @@ They stand in a bank of numbered textures, each a pure function of its number, k
 
 import colorsys
 import gzip
-from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
@@ -71,20 +70,21 @@ def photographs(folder: Path | None = None) -> tuple[Image, ...]:
     for values, name in ((brain, "bone"), (elevation, "gist_earth"), (ocean, "terrain")):
         low, high = np.percentile(values, (1, 99))
         pictures.append((colormaps[name](np.clip((values - low) / (high - low), 0, 1))[..., :3] * 255).astype(np.uint8))
-    return tuple(_limited(picture) for picture in (*pictures, *([] if folder is None else _read_folder(folder))))
+    if folder is not None:
+        pictures += _read_folder(folder)
+    return tuple(_limited(picture) for picture in pictures)
 
 
-def _read_folder(folder: Path) -> Iterator[Image]:
+def _read_folder(folder: Path) -> list[Image]:
     """The photographs of a folder; what cannot be read is left out, and named by `grm data check`."""
-    count = 0
+    found = []
     for name in list_frames(folder)[:_MAX_PHOTOGRAPHS]:
         with suppress(MediaError):
-            picture = read_image(folder / name)
-            if min(picture.shape[:2]) >= _SMALLEST:
-                count += 1
-                yield picture
-    if not count:
+            found.append(read_image(folder / name))
+    found = [picture for picture in found if min(picture.shape[:2]) >= _SMALLEST]
+    if not found:
         raise DataError(f"{folder}: holds no photographs that can be read, of {_SMALLEST} pixels or more each way")
+    return found
 
 
 def palette(rng: np.random.Generator, count: int) -> NDArray[np.uint8]:
